@@ -1,0 +1,1 @@
+//! Scheduler, block allocator and sequence state; pure, no clock, no I/O

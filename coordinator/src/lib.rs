@@ -1,0 +1,1 @@
+//! One replica's brain: claims workers, drives steps, streams tokens

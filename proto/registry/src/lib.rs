@@ -1,0 +1,1 @@
+//! Membership: leases, claims and epochs

@@ -1,0 +1,1 @@
+//! What makes a process a good citizen: telemetry, health, reflection, shutdown

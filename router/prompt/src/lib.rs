@@ -1,0 +1,1 @@
+//! Tokenizer, prompt layout, image decoding and preprocessing

@@ -1,0 +1,161 @@
+//! What a rank computes on.
+//!
+//! The trait names the operations of a Pixtral forward pass, coarse enough that a device may fuse what it likes and
+//! fine enough that the model reads as the model. Activations are f32 matrices `[rows, cols]`, row-major, owned by
+//! the device. A row's result depends on that row alone, never on the batch around it.
+
+pub mod cpu;
+mod error;
+mod source;
+
+pub use error::DeviceError;
+pub use source::{MatrixSource, SourceDtype};
+
+use std::ops::Range;
+
+use tessera_types::{BlockId, TokenId};
+
+/// The numbers weights and the cache are kept in. Arithmetic is f32 on CPUs whatever this says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit floats: what the golden values are checked in.
+    F32,
+    /// bfloat16: half the memory and bandwidth.
+    Bf16,
+}
+
+/// The shape of a rank's paged cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Key and value heads of this rank.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Blocks of [`tessera_types::BLOCK_TOKENS`] tokens.
+    pub blocks: usize,
+    /// What keys and values are kept in.
+    pub dtype: Dtype,
+}
+
+/// Heads in a fused row `[queries | keys | values]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads of this rank.
+    pub heads: usize,
+    /// Key and value heads of this rank; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Columns of a fused row.
+    pub fn fused(self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
+/// A chunk of one sequence inside a batch.
+#[derive(Clone, Debug)]
+pub struct ChunkSpan<'a> {
+    /// Its rows of the batch's matrices.
+    pub rows: Range<usize>,
+    /// Position of its first token in the sequence.
+    pub start: usize,
+    /// The sequence's blocks from position 0, enough for `start + rows.len()` tokens.
+    pub blocks: &'a [BlockId],
+}
+
+/// The operations of the forward pass. All matrices passed to one call come from the same device.
+pub trait Device: Send {
+    /// Activations, f32 `[rows, cols]`.
+    type Tensor: Send;
+    /// A weight `[out, in]` in the device's own layout.
+    type Matrix: Send;
+    /// A vector of weights: a norm's scale or a bias, f32.
+    type Vector: Send;
+    /// Rows to look up by token, `[tokens, dim]`.
+    type Table: Send;
+    /// Keys and values of all layers, in blocks.
+    type Cache: Send;
+    /// Cosines and sines for rotary positions.
+    type Rotary: Send;
+
+    /// A matrix of zeros. Buffers are reused: dropping one gives it back.
+    fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor, DeviceError>;
+
+    /// Shape `(rows, cols)`.
+    fn shape(&self, tensor: &Self::Tensor) -> (usize, usize);
+
+    /// Copies from the host; `values` has `rows * cols` numbers.
+    fn write(&self, tensor: &mut Self::Tensor, values: &[f32]) -> Result<(), DeviceError>;
+
+    /// Copies to the host.
+    fn read(&self, tensor: &Self::Tensor) -> Result<Vec<f32>, DeviceError>;
+
+    /// The numbers themselves where host code may touch them in place, as a host collective does.
+    fn host_mut<'a>(&self, tensor: &'a mut Self::Tensor) -> Option<&'a mut [f32]>;
+
+    /// Packs a weight from checkpoint bytes. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
+    ///
+    /// `segments` bounds the runs of the inner dimension that are summed apart and joined as a binary tree
+    /// (`tessera_types::segment_bounds`); `[0, in]` for a plain sum in order.
+    fn load_matrix(&mut self, sources: &[MatrixSource<'_>], segments: &[usize]) -> Result<Self::Matrix, DeviceError>;
+
+    /// Loads a vector, widened to f32.
+    fn load_vector(&mut self, source: &MatrixSource<'_>) -> Result<Self::Vector, DeviceError>;
+
+    /// Loads rows to look up.
+    fn load_table(&mut self, source: &MatrixSource<'_>) -> Result<Self::Table, DeviceError>;
+
+    /// Reserves the cache: the device's largest allocation beside the weights, made once.
+    fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, DeviceError>;
+
+    /// Frequencies of the decoder: pair `i` of a head turns by `position * theta^(-2i / head_dim)`.
+    fn rotary(&mut self, head_dim: usize, theta: f64, positions: usize) -> Result<Self::Rotary, DeviceError>;
+
+    /// Frequencies of the vision encoder over (row, column): the first half of a head's pairs turns by the row with
+    /// `theta^(-2i / head_dim)` for even `i`, the second half by the column with odd `i`.
+    /// Position of patch `(r, c)` is `r * side + c`.
+    fn rotary_2d(&mut self, head_dim: usize, theta: f64, side: usize) -> Result<Self::Rotary, DeviceError>;
+
+    /// `out[i] = table[tokens[i] - first]`, or zeros where the table (this rank's slice of the vocabulary, from
+    /// `first`) does not hold the token. `None` leaves the row as it is (an image feature goes there).
+    fn embed(&self, table: &Self::Table, first: usize, tokens: &[Option<TokenId>], out: &mut Self::Tensor) -> Result<(), DeviceError>;
+
+    /// `out[to[i]] = from[rows[i]]`.
+    fn copy_rows(&self, from: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor, to: &[usize]) -> Result<(), DeviceError>;
+
+    /// `out = x / sqrt(mean(x^2) + eps) * scale`, row by row.
+    fn rms_norm(&self, x: &Self::Tensor, scale: &Self::Vector, eps: f32, out: &mut Self::Tensor) -> Result<(), DeviceError>;
+
+    /// `out = x * weight^T`; row-parallel weights give this rank's part of the sum.
+    fn matmul(&self, x: &Self::Tensor, weight: &Self::Matrix, out: &mut Self::Tensor) -> Result<(), DeviceError>;
+
+    /// `x += y`.
+    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<(), DeviceError>;
+
+    /// `x[r] += bias`.
+    fn add_bias(&self, x: &mut Self::Tensor, bias: &Self::Vector) -> Result<(), DeviceError>;
+
+    /// `out = silu(gate) * up` of fused rows `[gate | up]`.
+    fn swiglu(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<(), DeviceError>;
+
+    /// `x = gelu(x + bias)`, the exact one with erf.
+    fn gelu_bias(&self, x: &mut Self::Tensor, bias: Option<&Self::Vector>) -> Result<(), DeviceError>;
+
+    /// Turns queries and keys of fused rows in place, pairs `(2i, 2i + 1)`, row `r` by `positions[r]`.
+    fn rotate(&self, qkv: &mut Self::Tensor, heads: Heads, rotary: &Self::Rotary, positions: &[u32]) -> Result<(), DeviceError>;
+
+    /// Writes keys and values of fused rows into a layer's blocks.
+    fn store(&self, qkv: &Self::Tensor, heads: Heads, cache: &mut Self::Cache, layer: usize, chunks: &[ChunkSpan<'_>]) -> Result<(), DeviceError>;
+
+    /// Causal attention of the queries of fused rows over the cache, which already holds the chunk's own keys and
+    /// values; `out` is `[rows, heads * head_dim]`. Blocks are walked in order, whatever the chunk.
+    fn attend(&self, qkv: &Self::Tensor, heads: Heads, cache: &Self::Cache, layer: usize, chunks: &[ChunkSpan<'_>], out: &mut Self::Tensor) -> Result<(), DeviceError>;
+
+    /// Full attention inside each span of rows (one image each), none across.
+    fn attend_images(&self, qkv: &Self::Tensor, heads: Heads, images: &[Range<usize>], out: &mut Self::Tensor) -> Result<(), DeviceError>;
+}

@@ -1,0 +1,1 @@
+//! Pixtral's forward pass over a device and a collective

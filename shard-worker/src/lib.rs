@@ -1,0 +1,1 @@
+//! Muscle: loads its shard, runs steps
