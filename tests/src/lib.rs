@@ -1,1 +1,14 @@
-//! End to end tests
+//! What end-to-end tests share: real clusters as real processes, and where the fixtures are.
+
+mod cluster;
+mod golden;
+
+pub use cluster::{Cluster, Up, binary};
+pub use golden::{GoldenCase, golden_cases};
+
+use std::path::PathBuf;
+
+/// `tests/fixtures`.
+pub fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}

@@ -1,6 +1,6 @@
 use bytes::Bytes;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 
@@ -8,8 +8,8 @@ fn plan() -> impl Strategy<Value = domain::StepPlan> {
     let grid = (1u32..64, 1u32..64).prop_map(|(rows, cols)| domain::Grid { rows, cols });
     let key = any::<[u8; 32]>().prop_map(ImageKey);
     let placed = (key.clone(), any::<u32>(), grid.clone()).prop_map(|(key, at, grid)| domain::PlacedImage { key, at, grid });
-    let start = (any::<u64>(), prop::collection::vec(any::<u32>(), 0..9), prop::collection::vec(placed, 0..3), any::<u64>()).prop_map(
-        |(sequence, ids, images, seed)| domain::SequenceStart {
+    let start = (any::<u64>(), prop::collection::vec(any::<u32>(), 0..9), prop::collection::vec(placed, 0..3), any::<u64>())
+        .prop_map(|(sequence, ids, images, seed)| domain::SequenceStart {
             sequence: SequenceId(sequence),
             prompt_len: ids.len() as u32,
             tokens: tokens(ids),
@@ -20,8 +20,7 @@ fn plan() -> impl Strategy<Value = domain::StepPlan> {
                 logprobs: domain::Logprobs { generated: Some(0), prompt: None },
                 ..Default::default()
             },
-        },
-    );
+        });
     let encode = (key.clone(), grid, prop::collection::vec(any::<u8>(), 0..99))
         .prop_map(|(key, grid, pixels)| domain::ImageEncode { key, grid, pixels: Bytes::from(pixels) });
     let chunk = (any::<u64>(), any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..5), any::<bool>()).prop_map(

@@ -75,7 +75,11 @@ impl ShardPlan {
             return Err(ShardError::Rank { rank, tp });
         }
         let even = |what, size: usize| {
-            if size.is_multiple_of(tp) { Ok(r * size / tp..(r + 1) * size / tp) } else { Err(ShardError::Indivisible { tp, what, size }) }
+            if size.is_multiple_of(tp) {
+                Ok(r * size / tp..(r + 1) * size / tp)
+            } else {
+                Err(ShardError::Indivisible { tp, what, size })
+            }
         };
         let d = &spec.decoder;
         let vocab_rows = d.vocab_size.div_ceil(tp);

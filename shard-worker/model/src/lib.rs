@@ -1,1 +1,30 @@
-//! Pixtral's forward pass over a device and a collective
+//! Pixtral's forward pass over a device and a collective.
+//!
+//! [`WeightSource`] opens a checkpoint folder of either layout, or makes weights up. [`Model::load`] reads one rank's
+//! slice of it onto a [`tessera_device::Device`]. [`Model::step`] then runs step plans: it encodes images, runs the
+//! decoder over all chunks of the batch together, samples on rank 0 and hands the chosen ids to the other ranks.
+//!
+//! Every operation works on rows apart, weights split along rows sum fixed segments in a fixed tree, and a sequence's
+//! random numbers come from its seed and position alone. So a sequence's tokens depend on neither the batch, nor the
+//! chunking, nor the number of ranks.
+
+mod adapter;
+mod batch;
+mod check;
+pub mod checkpoint;
+mod decoder;
+mod error;
+mod layer;
+mod model;
+mod ranks;
+pub mod sampling;
+mod sequences;
+mod slices;
+mod step;
+mod vision;
+mod weights;
+
+pub use checkpoint::{Checkpoint, CheckpointError, Layout, WeightSource};
+pub use error::{ModelError, PlanError};
+pub use model::{CacheConfig, Model};
+pub use slices::shard_parameters;

@@ -1,0 +1,310 @@
+//! The command line: what a user may say. Nothing here decides what it means.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Tessera serves Pixtral-12B, split by tensor parallelism over the shard workers of a replica.
+#[derive(Debug, Parser)]
+#[command(name = "tessera", version, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Draw a random picture, ask a small model about it, and show the answer and where the time went.
+    #[command(after_help = "Exits 0 when the answer is right, 1 when it is wrong.")]
+    Demo(DemoArgs),
+    /// Run a whole cluster on this machine: router, coordinators and shard workers in one process.
+    #[command(after_help = UP_EXAMPLES)]
+    Up(UpArgs),
+    /// Talk to a running cluster; interactive when no prompt is given.
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(ChatArgs),
+    /// Put load on a running cluster and report throughput and latency.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
+    /// Run the front door alone: gRPC and OpenAI-compatible HTTP.
+    Router(RouterArgs),
+    /// Run one replica's brain alone: it drives the shard workers given.
+    Coordinator(CoordinatorArgs),
+    /// Run one shard worker alone: it loads the slice that a coordinator assigns to it.
+    ShardWorker(ShardWorkerArgs),
+}
+
+const UP_EXAMPLES: &str = "Examples:
+  A checkpoint folder (Mistral's or Hugging Face's layout) over two ranks:
+    tessera up --model /models/pixtral-12b --tp 2
+  The shape without the weights, to measure:
+    tessera up --model bench-1b --load-format dummy
+
+It prints one line `ready grpc=… http=…` when it serves, and stops cleanly on SIGINT or SIGTERM.";
+
+const CHAT_EXAMPLES: &str = "Examples:
+  tessera chat --image photo.jpg 'What is in this picture?'
+  tessera chat --endpoint http://10.0.0.7:7070      # interactive; /image FILE adds a picture, /quit leaves";
+
+const BENCH_EXAMPLES: &str = "Examples:
+  tessera bench --concurrency 8 --requests 64 --prompt-tokens 256 --output-tokens 128
+  tessera bench --images 1 --image-size 1024x1024 --json";
+
+/// Where the model comes from and how it is run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// A checkpoint folder, a configuration file, or with --load-format dummy a shape: pixtral-12b, bench-1b.
+    #[arg(long, value_name = "DIR|NAME", env = "TESSERA_MODEL")]
+    pub(crate) model: String,
+    /// Where weights come from.
+    #[arg(long, value_enum, default_value = "auto", env = "TESSERA_LOAD_FORMAT")]
+    pub(crate) load_format: LoadFormat,
+    /// Name clients see; the folder's name when unset.
+    #[arg(long, value_name = "NAME", env = "TESSERA_SERVED_MODEL_NAME")]
+    pub(crate) served_model_name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadFormat {
+    /// Read the checkpoint folder; its files tell the layout.
+    Auto,
+    /// Make weights up: the shape runs, the answers mean nothing.
+    Dummy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    /// 32-bit floats: twice the memory, for checking.
+    F32,
+    /// bfloat16 weights and cache; arithmetic is 32-bit on CPUs.
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceArg {
+    /// The processor, with AVX-512 or AVX2 where it has them.
+    Cpu,
+}
+
+/// How one rank computes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ComputeArgs {
+    /// What ranks compute on.
+    #[arg(long, value_enum, default_value = "cpu", env = "TESSERA_DEVICE")]
+    pub(crate) device: DeviceArg,
+    /// Compute threads of each rank; the machine's cores divided among its ranks when unset.
+    #[arg(long, value_name = "T", env = "TESSERA_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+    /// Memory for keys and values on each rank, such as 512MiB or 8GiB; a share of free memory when unset.
+    #[arg(long, value_name = "SIZE", env = "TESSERA_KV_MEMORY", value_parser = parse_size)]
+    pub(crate) kv_memory: Option<u64>,
+}
+
+/// How a replica is made.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReplicaArgs {
+    /// Tensor parallel degree: shard workers of a replica (1, 2, 4 or 8).
+    #[arg(long, value_name = "N", default_value_t = 1, env = "TESSERA_TP")]
+    pub(crate) tp: u16,
+    /// What weights and cache are kept in.
+    #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
+    pub(crate) dtype: DtypeArg,
+    /// Longest sequence served, prompt and answer together; the model's own limit when unset.
+    #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT")]
+    pub(crate) max_context: Option<u32>,
+    /// Sequences in one step at most.
+    #[arg(long, value_name = "N", default_value_t = 64, env = "TESSERA_MAX_SEQUENCES")]
+    pub(crate) max_sequences: u32,
+    /// Tokens in one step at most: decode first, then prefill chunks.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, env = "TESSERA_STEP_TOKENS")]
+    pub(crate) step_tokens: u32,
+    /// Requests that may wait; more are refused with a time to retry after.
+    #[arg(long, value_name = "N", default_value_t = 256, env = "TESSERA_QUEUE")]
+    pub(crate) queue: u32,
+}
+
+/// How the front door is opened.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FrontArgs {
+    /// Address of the gRPC API; port 0 picks one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", env = "TESSERA_GRPC")]
+    pub(crate) grpc: SocketAddr,
+    /// Address of the OpenAI-compatible HTTP API; port 0 picks one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "TESSERA_HTTP")]
+    pub(crate) http: SocketAddr,
+    /// Fetch image URLs of public hosts. Private addresses are always refused.
+    #[arg(long, env = "TESSERA_ALLOW_IMAGE_URLS")]
+    pub(crate) allow_image_urls: bool,
+    /// A file with one API key a line; callers must then send one as a bearer token.
+    #[arg(long, value_name = "FILE", env = "TESSERA_API_KEY_FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The learned model's folder.
+    #[arg(long, value_name = "DIR", default_value = "tests/fixtures/shapes")]
+    pub(crate) model: PathBuf,
+    /// Shard workers.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) tp: u16,
+    /// Draws the same picture and question again.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Where to leave the picture.
+    #[arg(long, value_name = "FILE", default_value = "target/demo.png")]
+    pub(crate) picture: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) replica: ReplicaArgs,
+    /// Serving copies of the model.
+    #[arg(long, value_name = "R", default_value_t = 1, env = "TESSERA_REPLICAS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) replicas: u16,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) front: FrontArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// The router's gRPC address.
+    #[arg(long, value_name = "ADDR", default_value = "http://127.0.0.1:7070", env = "TESSERA_ENDPOINT")]
+    pub(crate) endpoint: String,
+    /// A picture to ask about; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Instructions before the conversation.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// The same seed gives the same answer.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Longest answer.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    pub(crate) max_tokens: u32,
+    /// What to say.
+    pub(crate) prompt: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The router's gRPC address.
+    #[arg(long, value_name = "ADDR", default_value = "http://127.0.0.1:7070", env = "TESSERA_ENDPOINT")]
+    pub(crate) endpoint: String,
+    /// Requests in flight.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) concurrency: u32,
+    /// Requests in all.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) requests: u32,
+    /// Random text tokens of each prompt.
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens generated for each request; end tokens are ignored.
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub(crate) output_tokens: u32,
+    /// Pictures in each prompt.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) images: u32,
+    /// Size of the pictures.
+    #[arg(long, value_name = "WxH", default_value = "256x256", value_parser = parse_dimensions)]
+    pub(crate) image_size: (u32, u32),
+    /// Seed of prompts and pictures.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouterArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) front: FrontArgs,
+    /// A coordinator's address; may be given several times.
+    #[arg(long = "replica", value_name = "ADDR", required = true, env = "TESSERA_REPLICA_ADDRESSES", value_delimiter = ',')]
+    pub(crate) replicas: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) replica: ReplicaArgs,
+    /// Address for routers to call.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", env = "TESSERA_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// A shard worker's address; give at least tp of them.
+    #[arg(long = "worker", value_name = "ADDR", required = true, env = "TESSERA_WORKER_ADDRESSES", value_delimiter = ',')]
+    pub(crate) workers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShardWorkerArgs {
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// Address for the coordinator to call.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN")]
+    pub(crate) listen: SocketAddr,
+}
+
+/// Bytes from `512MiB`, `8GiB`, `1000000`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1_u64 << 40,
+        _ => return Err(format!("`{unit}` is no unit of memory; use KiB, MiB, GiB or TiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` does not begin with a whole number"))?;
+    number.checked_mul(scale).ok_or_else(|| format!("`{text}` is too large"))
+}
+
+/// `1024x768` as width and height.
+fn parse_dimensions(text: &str) -> Result<(u32, u32), String> {
+    let parse = || {
+        let (width, height) = text.split_once(['x', 'X'])?;
+        Some((width.parse().ok()?, height.parse().ok()?))
+    };
+    match parse() {
+        Some((width, height)) if (1..=8192).contains(&width) && (1..=8192).contains(&height) => Ok((width, height)),
+        _ => Err(format!("`{text}` is not WIDTHxHEIGHT with sides from 1 to 8192")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_dimensions_are_read_or_refused_with_the_reason() {
+        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_size("3g"), Ok(3 << 30));
+        assert!(parse_size("5 parsecs").unwrap_err().contains("parsecs"));
+        assert_eq!(parse_dimensions("640x480"), Ok((640, 480)));
+        assert!(parse_dimensions("640").is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! What a client asks for, whichever front it came by: nothing is checked and no default is filled in yet.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+/// A request as it was read.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The model asked for; empty for the one served.
+    pub model: String,
+    /// Names the request in logs and traces; made up when empty.
+    pub id: String,
+    /// What to continue.
+    pub input: Input,
+    /// How tokens are chosen.
+    pub sampling: RawSampling,
+    /// Requests of higher priority leave the queue first.
+    pub priority: i32,
+    /// Deltas carry token ids, and `accepted` the prompt's.
+    pub return_token_ids: bool,
+    /// When the router first heard of it.
+    pub arrived: Instant,
+    /// When the client stops waiting, if it said so.
+    pub deadline: Option<Instant>,
+    /// The W3C `traceparent` to pass on, if the client sent one.
+    pub traceparent: Option<String>,
+}
+
+/// What a request continues.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A conversation, laid out by the server.
+    Messages(Vec<Message>),
+    /// Plain text, behind a begin token.
+    Text(String),
+    /// Token ids as they are.
+    Tokens {
+        /// The prompt.
+        ids: Vec<u32>,
+        /// One for each run of image rows in `ids`, in order.
+        images: Vec<ImageSource>,
+    },
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, unless the client erred.
+    pub role: String,
+    /// What it says.
+    pub content: Content,
+}
+
+/// A message's content. A lone text is laid out differently from a list with one text in it.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Given as a string.
+    Text(String),
+    /// Given as a list of parts, in order.
+    Parts(Vec<Part>),
+}
+
+/// A part of a message.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// Text; never parsed for control tokens.
+    Text(String),
+    /// An image.
+    Image(ImageSource),
+    /// A part that says nothing, which only the wire can express.
+    Empty,
+}
+
+/// Where an image comes from.
+#[derive(Clone, Debug)]
+pub struct ImageSource {
+    /// Its bytes, or where they are.
+    pub data: ImageData,
+    /// The type the client claims; checked against the content when not empty.
+    pub mime: String,
+}
+
+/// An image's bytes, or where they are.
+#[derive(Clone, Debug)]
+pub enum ImageData {
+    /// A file's content.
+    Bytes(Bytes),
+    /// To be fetched, where the server allows that.
+    Url(String),
+    /// `data:image/png;base64,…`
+    DataUri(String),
+    /// Not given.
+    Missing,
+}
+
+/// Sampling parameters as given; what is `None` takes its default when the request is resolved.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawSampling {
+    /// 0 is greedy.
+    pub temperature: Option<f32>,
+    /// Probability mass to keep.
+    pub top_p: Option<f32>,
+    /// Tokens to keep; 0 keeps all.
+    pub top_k: Option<u32>,
+    /// Share of the best token's probability to keep.
+    pub min_p: Option<f32>,
+    /// Off every token already generated.
+    pub presence_penalty: Option<f32>,
+    /// Off a generated token, for each time.
+    pub frequency_penalty: Option<f32>,
+    /// Divides or multiplies logits of tokens seen.
+    pub repetition_penalty: Option<f32>,
+    /// Source of randomness; sequence i uses `seed + i`.
+    pub seed: Option<u64>,
+    /// Sequences to make.
+    pub n: Option<u32>,
+    /// Added to logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Tokens to generate at most.
+    pub max_new_tokens: Option<u32>,
+    /// Tokens to generate at least.
+    pub min_new_tokens: Option<u32>,
+    /// Texts that end a sequence.
+    pub stop: Vec<String>,
+    /// Tokens that end a sequence.
+    pub stop_token_ids: Vec<u32>,
+    /// Whether the text that ended a sequence is part of the answer.
+    pub include_stop: Option<bool>,
+    /// Go on past the end token.
+    pub ignore_eos: Option<bool>,
+    /// Alternatives to report for each generated token.
+    pub logprobs: Option<u32>,
+    /// Alternatives to report for each prompt token.
+    pub prompt_logprobs: Option<u32>,
+}
+
+impl Message {
+    /// The images among the parts, each with the part's position.
+    fn images(&self) -> impl Iterator<Item = (usize, &ImageSource)> {
+        let parts = match &self.content {
+            Content::Text(_) => &[][..],
+            Content::Parts(parts) => parts,
+        };
+        parts.iter().enumerate().filter_map(|(at, part)| match part {
+            Part::Image(image) => Some((at, image)),
+            Part::Text(_) | Part::Empty => None,
+        })
+    }
+}
+
+impl Input {
+    /// The images in order, each with its path as the API names it.
+    pub(crate) fn images(&self) -> Vec<(String, &ImageSource)> {
+        match self {
+            Self::Messages(messages) => {
+                let named = messages.iter().enumerate().flat_map(|(m, message)| {
+                    message.images().map(move |(part, image)| (format!("messages[{m}].parts[{part}].image"), image))
+                });
+                named.collect()
+            }
+            Self::Text(_) => Vec::new(),
+            Self::Tokens { images, .. } => {
+                images.iter().enumerate().map(|(at, image)| (format!("tokens.images[{at}]"), image)).collect()
+            }
+        }
+    }
+}

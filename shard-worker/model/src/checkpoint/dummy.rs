@@ -1,0 +1,108 @@
+//! Made-up weights: a value is a function of its tensor's name, its row and its column, whatever the slice.
+
+use half::bf16;
+use tessera_device::SourceDtype;
+use tessera_types::ModelSpec;
+
+use super::{SliceBytes, TensorSlice};
+
+/// Values that one hash makes.
+const LANES: usize = 4;
+
+/// Pseudo-random bf16 weights of a shape, uniform, with the variance of `1 / fan-in` that keeps activations of order 1.
+#[derive(Clone, Debug)]
+pub struct DummyWeights {
+    spec: ModelSpec,
+    seed: u64,
+}
+
+impl DummyWeights {
+    /// Weights of `spec`; another seed makes others.
+    pub fn new(spec: ModelSpec, seed: u64) -> Self {
+        Self { spec, seed }
+    }
+
+    /// The model's shape.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Makes a slice.
+    pub fn read(&self, slice: &TensorSlice) -> SliceBytes {
+        let key = mix(self.seed ^ name_hash(&slice.name));
+        let (centre, spread) = distribution(slice);
+        let mut bytes = Vec::with_capacity(slice.len() * 2);
+        for row in slice.rows.clone() {
+            let row_key = mix(key ^ row as u64);
+            let groups = slice.columns.start / LANES..slice.columns.end.div_ceil(LANES);
+            for group in groups {
+                let hash = mix(row_key.wrapping_add(group as u64));
+                let first = group * LANES;
+                for lane in slice.columns.start.max(first) - first..(slice.columns.end - first).min(LANES) {
+                    // A signed 16-bit lane is uniform on [-1, 1) after the division.
+                    let uniform = f32::from((hash >> (16 * lane)) as i16) / 32768.0;
+                    bytes.extend_from_slice(&bf16::from_f32(centre + spread * uniform).to_le_bytes());
+                }
+            }
+        }
+        let order = (0..slice.rows.len() as u32).collect();
+        SliceBytes { bytes, dtype: SourceDtype::Bf16, columns: slice.columns.len(), order }
+    }
+}
+
+/// Bytes a made-up slice has.
+pub(super) fn bytes(slice: &TensorSlice) -> u64 {
+    (slice.len() * SourceDtype::Bf16.size()) as u64
+}
+
+/// Middle and half width of a tensor's values. A norm's scales lie around 1.
+fn distribution(slice: &TensorSlice) -> (f32, f32) {
+    let is_norm = slice.name.ends_with("norm.weight") || slice.name.ends_with("ln_pre.weight");
+    if is_norm { (1.0, 0.1) } else { (0.0, (3.0 / slice.stride() as f32).sqrt()) }
+}
+
+/// FNV-1a.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The output function of SplitMix64.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(slice: &SliceBytes) -> Vec<f32> {
+        slice.bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+    }
+
+    #[test]
+    fn a_slice_has_the_values_of_the_whole() {
+        let weights = DummyWeights::new(ModelSpec::bench_1b(), 3);
+        let whole = TensorSlice::matrix("layers.0.attention.wo.weight", &[12, 22]);
+        let all = values(&weights.read(&whole));
+        for (rows, columns) in [(0..12, 0..22), (3..7, 0..22), (0..12, 5..11), (2..3, 7..8), (4..9, 20..22)] {
+            let part = values(&weights.read(&whole.clone().rows(rows.clone()).columns(columns.clone())));
+            let expected: Vec<f32> = rows.flat_map(|r| all[r * 22 + columns.start..r * 22 + columns.end].to_vec()).collect();
+            assert_eq!(part, expected);
+        }
+    }
+
+    #[test]
+    fn values_differ_by_name_and_have_the_variance_of_one_over_fan_in() {
+        let weights = DummyWeights::new(ModelSpec::bench_1b(), 3);
+        let a = values(&weights.read(&TensorSlice::matrix("a", &[64, 256])));
+        let b = values(&weights.read(&TensorSlice::matrix("b", &[64, 256])));
+        assert_ne!(a, b);
+        let mean = a.iter().sum::<f32>() / a.len() as f32;
+        let variance = a.iter().map(|v| v * v).sum::<f32>() / a.len() as f32;
+        assert!(mean.abs() < 0.002, "{mean}");
+        assert!((variance * 256.0 - 1.0).abs() < 0.05, "{variance}");
+    }
+}

@@ -1,0 +1,167 @@
+//! A checkpoint folder: which layout it has, and where its tensors lie.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tessera_types::{ModelConfigError, ModelSpec};
+
+use super::names::HuggingFaceNames;
+use super::safetensors_file::SafetensorsFile;
+use super::slice::interleaved;
+use super::{CheckpointError, SliceBytes, TensorSlice};
+
+const PARAMS: &str = "params.json";
+const CONSOLIDATED: &str = "consolidated.safetensors";
+const CONFIG: &str = "config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// How a checkpoint folder is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `params.json` and `consolidated.safetensors`.
+    Mistral,
+    /// `config.json` and `model.safetensors`, or several files and `model.safetensors.index.json`.
+    HuggingFace,
+}
+
+impl Layout {
+    /// Tells a folder's layout by its files. A folder with both is read as Mistral's, the one without permuted rows.
+    pub fn detect(folder: &Path) -> Result<Self, CheckpointError> {
+        let has = |file: &str| folder.join(file).is_file();
+        if has(PARAMS) && has(CONSOLIDATED) {
+            return Ok(Self::Mistral);
+        }
+        if has(CONFIG) && (has(INDEX) || has(SINGLE)) {
+            return Ok(Self::HuggingFace);
+        }
+        let missing = |file: &str, why: String| Err(CheckpointError::MissingFile { file: folder.join(file), why });
+        match (has(PARAMS), has(CONFIG)) {
+            (true, _) => missing(CONSOLIDATED, format!("{PARAMS} says that this is a Mistral checkpoint")),
+            (_, true) => missing(SINGLE, format!("{CONFIG} is there, but neither this nor {INDEX}")),
+            _ => Err(CheckpointError::NoLayout(folder.into())),
+        }
+    }
+}
+
+/// An open checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    layout: Layout,
+    spec: ModelSpec,
+    names: Option<HuggingFaceNames>,
+    files: Vec<SafetensorsFile>,
+    /// The file of each tensor.
+    places: HashMap<String, usize>,
+    /// What to name when a tensor is in no file.
+    listing: PathBuf,
+}
+
+impl Checkpoint {
+    /// Reads the configuration and every file's header.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let layout = Layout::detect(folder)?;
+        let (config, parse): (_, fn(&str) -> Result<ModelSpec, ModelConfigError>) = match layout {
+            Layout::Mistral => (folder.join(PARAMS), ModelSpec::from_mistral_params),
+            Layout::HuggingFace => (folder.join(CONFIG), ModelSpec::from_hugging_face_config),
+        };
+        let spec = parse(&read_text(&config)?).map_err(|error| CheckpointError::Config { file: config, error })?;
+        let (listing, files, places) = match layout {
+            Layout::HuggingFace if folder.join(INDEX).is_file() => indexed(folder)?,
+            Layout::HuggingFace => single(folder.join(SINGLE))?,
+            Layout::Mistral => single(folder.join(CONSOLIDATED))?,
+        };
+        let names = (layout == Layout::HuggingFace).then(|| HuggingFaceNames::detect(|name| places.contains_key(name)));
+        Ok(Self { layout, spec, names, files, places, listing })
+    }
+
+    /// How the folder is laid out.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The model's shape.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Bytes of tensors read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.files.iter().map(SafetensorsFile::bytes_read).sum()
+    }
+
+    /// Bytes a slice has, once its tensor is there with the right shape and numbers that are read.
+    pub fn check(&self, slice: &TensorSlice) -> Result<u64, CheckpointError> {
+        let (file, tensor) = self.locate(slice)?;
+        Ok((slice.len() * file.check(&tensor, slice)?.size()) as u64)
+    }
+
+    /// Reads a slice.
+    pub fn read(&self, slice: &TensorSlice) -> Result<SliceBytes, CheckpointError> {
+        let (file, tensor) = self.locate(slice)?;
+        let (bytes, dtype) = file.read(&tensor, slice)?;
+        let order = match (self.layout, slice.rotary_head) {
+            (Layout::HuggingFace, Some(head_dim)) => interleaved(slice.rows.len(), head_dim),
+            _ => (0..slice.rows.len() as u32).collect(),
+        };
+        Ok(SliceBytes { bytes, dtype, columns: slice.columns.len(), order })
+    }
+
+    fn locate(&self, slice: &TensorSlice) -> Result<(&SafetensorsFile, String), CheckpointError> {
+        let tensor = self.names.map_or_else(|| slice.name.clone(), |names| names.of(&slice.name));
+        match self.places.get(&tensor) {
+            Some(&file) => Ok((&self.files[file], tensor)),
+            None => Err(CheckpointError::MissingTensor { file: self.listing.clone(), tensor }),
+        }
+    }
+}
+
+type Files = (PathBuf, Vec<SafetensorsFile>, HashMap<String, usize>);
+
+fn single(path: PathBuf) -> Result<Files, CheckpointError> {
+    let file = SafetensorsFile::open(&path)?;
+    let places = file.tensors().into_iter().map(|tensor| (tensor, 0)).collect();
+    Ok((path, vec![file], places))
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn indexed(folder: &Path) -> Result<Files, CheckpointError> {
+    let path = folder.join(INDEX);
+    let corrupt = |detail: String| CheckpointError::Index { file: path.clone(), detail };
+    let index: Index = serde_json::from_str(&read_text(&path)?).map_err(|error| corrupt(error.to_string()))?;
+    let mut files: Vec<SafetensorsFile> = Vec::new();
+    let mut opened: HashMap<&str, usize> = HashMap::new();
+    let mut places = HashMap::new();
+    for (tensor, name) in &index.weight_map {
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            return Err(corrupt(format!("tensor {tensor} is said to be in {name:?}, which is no file name")));
+        }
+        let file = match opened.get(name.as_str()) {
+            Some(&file) => file,
+            None => {
+                files.push(open_shard(&folder.join(name), tensor)?);
+                opened.insert(name, files.len() - 1);
+                files.len() - 1
+            }
+        };
+        places.insert(tensor.clone(), file);
+    }
+    Ok((path, files, places))
+}
+
+fn open_shard(path: &Path, tensor: &str) -> Result<SafetensorsFile, CheckpointError> {
+    if !path.is_file() {
+        let why = format!("{INDEX} says that it holds tensor {tensor}");
+        return Err(CheckpointError::MissingFile { file: path.into(), why });
+    }
+    SafetensorsFile::open(path)
+}
+
+fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    std::fs::read_to_string(path).map_err(|error| CheckpointError::Io { file: path.into(), error: error.to_string() })
+}

@@ -1,0 +1,70 @@
+//! Weights: a checkpoint folder of either layout, or made-up values.
+
+mod dummy;
+mod error;
+mod layout;
+mod names;
+mod safetensors_file;
+mod slice;
+
+use std::path::Path;
+
+use tessera_types::ModelSpec;
+
+pub use dummy::DummyWeights;
+pub use error::CheckpointError;
+pub use layout::{Checkpoint, Layout};
+pub use slice::{SliceBytes, TensorSlice};
+
+/// Where a model's weights come from.
+#[derive(Debug)]
+pub enum WeightSource {
+    /// Files.
+    Checkpoint(Checkpoint),
+    /// Nothing: pseudo-random values, to run a shape without its weights.
+    Dummy(DummyWeights),
+}
+
+impl WeightSource {
+    /// Opens a checkpoint folder: reads its configuration and the headers of its files, none of the weights.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        Checkpoint::open(folder).map(Self::Checkpoint)
+    }
+
+    /// Pseudo-random weights of a shape.
+    pub fn dummy(spec: ModelSpec, seed: u64) -> Self {
+        Self::Dummy(DummyWeights::new(spec, seed))
+    }
+
+    /// The model's shape.
+    pub fn spec(&self) -> &ModelSpec {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.spec(),
+            Self::Dummy(dummy) => dummy.spec(),
+        }
+    }
+
+    /// Bytes of weights read so far; headers are not counted.
+    pub fn bytes_read(&self) -> u64 {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.bytes_read(),
+            Self::Dummy(_) => 0,
+        }
+    }
+
+    /// Bytes a slice has, once the tensor is known to be there with the shape wanted.
+    pub fn check(&self, slice: &TensorSlice) -> Result<u64, CheckpointError> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.check(slice),
+            Self::Dummy(_) => Ok(dummy::bytes(slice)),
+        }
+    }
+
+    /// Reads a slice, and nothing around it.
+    pub fn read(&self, slice: &TensorSlice) -> Result<SliceBytes, CheckpointError> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.read(slice),
+            Self::Dummy(dummy) => Ok(dummy.read(slice)),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! One safetensors file: its header, and positioned reads of slices of its tensors.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use tessera_device::SourceDtype;
+
+use super::{CheckpointError, TensorSlice};
+
+/// The format's own limit on a header.
+const MAX_HEADER: u64 = 100_000_000;
+/// Bytes before the header: its length.
+const LENGTH: u64 = 8;
+
+#[derive(Debug)]
+pub(crate) struct SafetensorsFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    data_start: u64,
+    bytes_read: AtomicU64,
+}
+
+impl SafetensorsFile {
+    /// Reads the header and compares the file's length with it.
+    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io = |error: std::io::Error| CheckpointError::Io { file: path.into(), error: error.to_string() };
+        let corrupt = |detail: String| CheckpointError::Header { file: path.into(), detail };
+        let file = File::open(path).map_err(io)?;
+        let size = file.metadata().map_err(io)?.len();
+        let mut length = [0; LENGTH as usize];
+        if size < LENGTH {
+            return Err(corrupt(format!("the file has only {size} bytes")));
+        }
+        file.read_exact_at(&mut length, 0).map_err(io)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER || LENGTH + length > size {
+            return Err(corrupt(format!("a header of {length} bytes in a file of {size}")));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact_at(&mut header, LENGTH).map_err(io)?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| corrupt(error.to_string()))?;
+        let opened = Self { path: path.into(), file, metadata, data_start: LENGTH + length, bytes_read: AtomicU64::new(0) };
+        opened.check_length(size)?;
+        Ok(opened)
+    }
+
+    fn check_length(&self, got: u64) -> Result<(), CheckpointError> {
+        let expected = self.data_start + self.metadata.data_len() as u64;
+        if got > expected {
+            let detail = format!("it describes {expected} bytes, the file has {got}");
+            return Err(CheckpointError::Header { file: self.path.clone(), detail });
+        }
+        if got == expected {
+            return Ok(());
+        }
+        let end = |name: &String| self.metadata.info(name).map_or(0, |info| self.data_start + info.data_offsets.1 as u64);
+        let tensor = self.metadata.offset_keys().into_iter().find(|name| end(name) > got).unwrap_or_default();
+        Err(CheckpointError::Truncated { file: self.path.clone(), tensor, expected, got })
+    }
+
+    /// Names of its tensors.
+    pub(crate) fn tensors(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// Bytes of tensors read so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// How a tensor is stored, once its shape is what the slice says.
+    pub(crate) fn check(&self, tensor: &str, slice: &TensorSlice) -> Result<SourceDtype, CheckpointError> {
+        let info = self.info(tensor)?;
+        if info.shape != slice.shape {
+            return Err(CheckpointError::Shape {
+                file: self.path.clone(),
+                tensor: tensor.into(),
+                expected: slice.shape.clone(),
+                found: info.shape.clone(),
+            });
+        }
+        match info.dtype {
+            Dtype::F32 => Ok(SourceDtype::F32),
+            Dtype::BF16 => Ok(SourceDtype::Bf16),
+            Dtype::F16 => Ok(SourceDtype::F16),
+            other => Err(CheckpointError::Dtype { file: self.path.clone(), tensor: tensor.into(), found: format!("{other:?}") }),
+        }
+    }
+
+    /// Reads a slice: one read where whole rows are wanted, else one a row.
+    pub(crate) fn read(&self, tensor: &str, slice: &TensorSlice) -> Result<(Vec<u8>, SourceDtype), CheckpointError> {
+        let dtype = self.check(tensor, slice)?;
+        let (stride, wanted) = (slice.stride(), slice.columns.len());
+        let (runs, run) = if wanted == stride { (1, slice.len()) } else { (slice.rows.len(), wanted) };
+        let start = self.data_start + self.info(tensor)?.data_offsets.0 as u64;
+        let first = slice.rows.start * stride + slice.columns.start;
+        let mut bytes = vec![0; slice.len() * dtype.size()];
+        if bytes.is_empty() {
+            return Ok((bytes, dtype));
+        }
+        for (i, target) in bytes.chunks_exact_mut(run * dtype.size()).enumerate().take(runs) {
+            let offset = start + ((first + i * stride) * dtype.size()) as u64;
+            self.file.read_exact_at(target, offset).map_err(|error| CheckpointError::Read {
+                file: self.path.clone(),
+                tensor: tensor.into(),
+                error: error.to_string(),
+            })?;
+        }
+        self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok((bytes, dtype))
+    }
+
+    fn info(&self, tensor: &str) -> Result<&TensorInfo, CheckpointError> {
+        let missing = || CheckpointError::MissingTensor { file: self.path.clone(), tensor: tensor.into() };
+        self.metadata.info(tensor).ok_or_else(missing)
+    }
+}

@@ -1,0 +1,126 @@
+//! The language model's shard.
+
+use std::collections::HashMap;
+
+use tessera_device::{ChunkSpan, Device, Heads};
+use tessera_types::{ImageKey, ModelSpec, ShardPlan};
+
+use crate::batch::Batch;
+use crate::error::{ModelError, PlanError};
+use crate::layer::{Layer, LayerSizes, Scratch};
+use crate::ranks::Ranks;
+use crate::slices::ShardSlices;
+use crate::weights::Loader;
+
+pub(crate) struct Decoder<D: Device> {
+    embedding: D::Table,
+    /// The first token whose row this rank's embedding holds.
+    first: usize,
+    layers: Vec<Layer<D>>,
+    norm: D::Vector,
+    output: D::Matrix,
+    /// Rows of the output matrix, padding included: the same on every rank.
+    output_rows: usize,
+    vocab_size: usize,
+    rotary: D::Rotary,
+    sizes: LayerSizes,
+}
+
+impl<D: Device> Decoder<D> {
+    pub(crate) fn load(
+        loader: &mut Loader<'_, D>,
+        spec: &ModelSpec,
+        plan: &ShardPlan,
+        slices: &ShardSlices,
+        positions: usize,
+    ) -> Result<Self, ModelError> {
+        let d = &spec.decoder;
+        let output_rows = plan.vocab_rows(spec);
+        let heads = Heads { heads: plan.heads.len(), kv_heads: plan.kv_heads.len(), head_dim: d.head_dim };
+        Ok(Self {
+            embedding: loader.table(&slices.embedding)?,
+            first: plan.vocab.start,
+            layers: slices.layers.iter().map(|layer| Layer::load(loader, layer)).collect::<Result<_, _>>()?,
+            norm: loader.vector(&slices.norm)?,
+            output: loader.padded_matrix(&slices.output, output_rows)?,
+            output_rows,
+            vocab_size: d.vocab_size,
+            rotary: loader.device.rotary(d.head_dim, d.rope_theta, positions)?,
+            sizes: LayerSizes { dim: d.dim, heads, ffn: plan.ffn.len(), eps: d.norm_eps },
+        })
+    }
+
+    /// Runs all chunks through all layers; `[rows, dim]`, before the final norm.
+    pub(crate) fn forward(
+        &self,
+        device: &D,
+        ranks: &mut Ranks,
+        cache: &mut D::Cache,
+        features: &HashMap<ImageKey, D::Tensor>,
+        batch: &Batch,
+        chunks: &[ChunkSpan<'_>],
+    ) -> Result<D::Tensor, ModelError> {
+        let mut x = self.embed(device, ranks, features, batch)?;
+        let mut scratch = Scratch::new(device, batch.tokens.len(), &self.sizes)?;
+        let heads = self.sizes.heads;
+        for (n, layer) in self.layers.iter().enumerate() {
+            layer.forward(device, ranks, self.sizes.eps, &mut scratch, &mut x, |qkv, attended| {
+                device.rotate(qkv, heads, &self.rotary, &batch.positions)?;
+                device.store(qkv, heads, cache, n, chunks)?;
+                device.attend(qkv, heads, cache, n, chunks, attended)
+            })?;
+        }
+        Ok(x)
+    }
+
+    /// Embeds tokens, each by the rank that holds its row, and lays image features in their places.
+    fn embed(
+        &self,
+        device: &D,
+        ranks: &mut Ranks,
+        features: &HashMap<ImageKey, D::Tensor>,
+        batch: &Batch,
+    ) -> Result<D::Tensor, ModelError> {
+        let mut x = device.tensor(batch.tokens.len(), self.sizes.dim)?;
+        device.embed(&self.embedding, self.first, &batch.tokens, &mut x)?;
+        ranks.all_reduce(device, &mut x)?;
+        for run in &batch.features {
+            let unknown = PlanError::UnknownImage { sequence: run.sequence, image: run.image, patches: run.patches };
+            let from = features.get(&run.image).ok_or(unknown)?;
+            device.copy_rows(from, &run.from, &mut x, &run.to)?;
+        }
+        Ok(x)
+    }
+
+    /// Logits of some rows of the last layer's output, whole on every rank.
+    pub(crate) fn logits(&self, device: &D, ranks: &mut Ranks, x: &D::Tensor, rows: &[usize]) -> Result<Logits, ModelError> {
+        let mut picked = device.tensor(rows.len(), self.sizes.dim)?;
+        let mut normed = device.tensor(rows.len(), self.sizes.dim)?;
+        let mut part = device.tensor(rows.len(), self.output_rows)?;
+        let to: Vec<usize> = (0..rows.len()).collect();
+        device.copy_rows(x, rows, &mut picked, &to)?;
+        device.rms_norm(&picked, &self.norm, self.sizes.eps, &mut normed)?;
+        device.matmul(&normed, &self.output, &mut part)?;
+        let values = ranks.all_gather(device, &mut part)?;
+        Ok(Logits { values, rows: rows.len(), part: self.output_rows, vocab_size: self.vocab_size })
+    }
+}
+
+/// Logits as they were gathered: by rank, then by row.
+pub(crate) struct Logits {
+    values: Vec<f32>,
+    rows: usize,
+    part: usize,
+    vocab_size: usize,
+}
+
+impl Logits {
+    /// Joins the ranks' parts of a row, without the padding.
+    pub(crate) fn row(&self, row: usize, joined: &mut Vec<f32>) {
+        joined.clear();
+        for rank in self.values.chunks_exact(self.rows * self.part) {
+            joined.extend_from_slice(&rank[row * self.part..(row + 1) * self.part]);
+        }
+        joined.truncate(self.vocab_size);
+    }
+}

@@ -1,0 +1,144 @@
+//! A rank's model: its weights, its cache, its sequences.
+
+use std::collections::HashMap;
+
+use tessera_collective::Collective;
+use tessera_device::{CacheShape, Device, Dtype};
+use tessera_types::{BLOCK_TOKENS, ImageEncode, ImageKey, ModelSpec, ShardPlan};
+
+use crate::check::Checker;
+use crate::checkpoint::WeightSource;
+use crate::decoder::Decoder;
+use crate::error::{ModelError, PlanError};
+use crate::ranks::Ranks;
+use crate::sequences::Sequences;
+use crate::slices::ShardSlices;
+use crate::vision::Vision;
+use crate::weights::Loader;
+
+/// The paged cache to reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Blocks of [`BLOCK_TOKENS`] tokens.
+    pub blocks: usize,
+    /// What keys and values are kept in.
+    pub dtype: Dtype,
+}
+
+/// One rank's shard of a model, ready to run step plans.
+pub struct Model<D: Device> {
+    pub(crate) spec: ModelSpec,
+    pub(crate) plan: ShardPlan,
+    pub(crate) device: D,
+    pub(crate) ranks: Ranks,
+    pub(crate) decoder: Decoder<D>,
+    pub(crate) vision: Option<Vision<D>>,
+    pub(crate) cache: D::Cache,
+    pub(crate) blocks: usize,
+    pub(crate) positions: usize,
+    pub(crate) sequences: Sequences,
+    /// What the encoder made of each image, `[patches, dim]`.
+    pub(crate) features: HashMap<ImageKey, D::Tensor>,
+}
+
+impl<D: Device> Model<D> {
+    /// Reads this rank's slice of the weights onto the device and reserves the cache. Nothing is read before every
+    /// tensor was found with the shape the configuration gives it. `progress` is told of bytes done and bytes in all.
+    pub fn load(
+        source: &WeightSource,
+        plan: ShardPlan,
+        mut device: D,
+        collective: Box<dyn Collective>,
+        cache: CacheConfig,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        fits(&plan, collective.as_ref())?;
+        let spec = source.spec().clone();
+        let slices = ShardSlices::new(&spec, &plan);
+        let positions = spec.max_context.min(cache.blocks * BLOCK_TOKENS);
+        let mut loader = Loader::new(&mut device, source, &slices, progress)?;
+        let decoder = Decoder::load(&mut loader, &spec, &plan, &slices, positions)?;
+        let vision = match (&spec.vision, &plan.vision, &slices.vision) {
+            (Some(vision), Some(shard), Some(slices)) => Some(Vision::load(&mut loader, vision, shard, slices)?),
+            _ => None,
+        };
+        let d = &spec.decoder;
+        let (kv_heads, head_dim) = (plan.kv_heads.len(), d.head_dim);
+        let shape = CacheShape { layers: d.layers, kv_heads, head_dim, blocks: cache.blocks, dtype: cache.dtype };
+        let paged = device.cache(shape)?;
+        Ok(Self {
+            spec,
+            plan,
+            device,
+            ranks: Ranks::new(collective),
+            decoder,
+            vision,
+            cache: paged,
+            blocks: cache.blocks,
+            positions,
+            sequences: Sequences::new(),
+            features: HashMap::new(),
+        })
+    }
+
+    /// Joins a new group with the weights at hand: forgets every sequence and image. The new group has the old one's
+    /// degree, and this rank its place in it.
+    pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<(), ModelError> {
+        fits(&self.plan, collective.as_ref())?;
+        self.ranks = Ranks::new(collective);
+        self.sequences.clear();
+        self.features.clear();
+        Ok(())
+    }
+
+    /// The model's shape.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The slice this rank holds.
+    pub fn plan(&self) -> &ShardPlan {
+        &self.plan
+    }
+
+    /// Positions a sequence can have: the checkpoint's claim, or what the cache can hold.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// What the vision encoder makes of images before the adapter, `[patches, vision width]` one behind the other.
+    /// For inspection; all ranks call it together.
+    pub fn vision_output(&mut self, images: &[ImageEncode]) -> Result<Vec<f32>, ModelError> {
+        let vision = match (&self.vision, images.first()) {
+            (Some(vision), _) => vision,
+            (None, Some(image)) => return Err(PlanError::NoVision(image.key).into()),
+            (None, None) => return Ok(Vec::new()),
+        };
+        let encoded = vision.encode(&self.device, &mut self.ranks, images)?;
+        Ok(self.device.read(&encoded)?)
+    }
+
+    /// An encoded image behind the adapter, `[patches, dim]`; `None` if it was not encoded or is forgotten. For inspection.
+    pub fn image_features(&self, key: ImageKey) -> Result<Option<Vec<f32>>, ModelError> {
+        Ok(self.features.get(&key).map(|features| self.device.read(features)).transpose()?)
+    }
+
+    pub(crate) fn checker(&self) -> Checker<'_> {
+        let patches = |(key, features): (&ImageKey, &D::Tensor)| (*key, self.device.shape(features).0);
+        Checker {
+            spec: &self.spec,
+            blocks: self.blocks,
+            positions: self.positions,
+            sequences: &self.sequences,
+            images: self.features.iter().map(patches).collect(),
+        }
+    }
+}
+
+fn fits(plan: &ShardPlan, collective: &dyn Collective) -> Result<(), ModelError> {
+    let (rank, size) = (collective.rank(), collective.size());
+    if rank == plan.rank && size == plan.tp {
+        return Ok(());
+    }
+    Err(ModelError::Group { shard_rank: plan.rank, shard_size: plan.tp, rank, size })
+}

@@ -1,0 +1,78 @@
+//! The golden cases: prompts, images, and what the reference programs compute of them.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tessera_types::{Grid, ImageEncode, ImageKey, PlacedImage, TokenId, special};
+
+use crate::npz;
+
+pub const NAMES: [&str; 8] =
+    ["text_short", "text_multi", "image1", "image1_tall", "image3", "image_turns", "text_long", "image_long"];
+
+const PATCH: usize = 16;
+
+/// One case.
+pub struct Case {
+    pub name: &'static str,
+    pub ids: Vec<TokenId>,
+    pub placed: Vec<PlacedImage>,
+    pub images: Vec<ImageEncode>,
+    pub greedy: Vec<TokenId>,
+    pub prefill_logits: Vec<f32>,
+    /// Of each greedy step, one behind the other.
+    pub step_logits: Vec<f32>,
+    pub vision: Vec<f32>,
+    pub projected: Vec<f32>,
+}
+
+/// A folder of the tiny random checkpoint's fixtures: `hf`, `mistral` or `golden`.
+pub fn fixture(name: &str) -> PathBuf {
+    let folder = std::env::var_os("TESSERA_FIXTURES").map(PathBuf::from);
+    folder.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-random").into()).join(name)
+}
+
+pub fn all() -> Vec<Case> {
+    NAMES.iter().enumerate().map(|(number, name)| load(number, name)).collect()
+}
+
+pub fn load(number: usize, name: &'static str) -> Case {
+    let arrays = npz::read(&fixture("golden").join(format!("{name}.npz")));
+    let floats = |key: &str| arrays.get(key).map(npz::Array::floats).unwrap_or_default();
+    let tokens = |key: &str| arrays[key].ids().into_iter().map(TokenId).collect::<Vec<_>>();
+    let pixels = (0..).map_while(|k| arrays.get(&format!("pixels_{k}")));
+    let images: Vec<ImageEncode> = pixels
+        .enumerate()
+        .map(|(k, array)| {
+            let mut key = [0; 32];
+            (key[0], key[1]) = (number as u8, k as u8);
+            let grid = Grid { rows: (array.shape[1] / PATCH) as u32, cols: (array.shape[2] / PATCH) as u32 };
+            ImageEncode { key: ImageKey(key), grid, pixels: Bytes::copy_from_slice(array.bytes()) }
+        })
+        .collect();
+    let ids = tokens("ids");
+    Case {
+        name,
+        placed: place(&ids, &images),
+        ids,
+        images,
+        greedy: tokens("greedy"),
+        prefill_logits: floats("prefill_logits"),
+        step_logits: floats("step_logits"),
+        vision: floats("vision"),
+        projected: floats("projected"),
+    }
+}
+
+/// Each image begins at the first `[IMG]` behind the one before it.
+fn place(ids: &[TokenId], images: &[ImageEncode]) -> Vec<PlacedImage> {
+    let mut end = 0;
+    let mut placed = Vec::new();
+    for image in images {
+        let at = end + ids[end..].iter().position(|&id| id == special::IMAGE).expect("a place for the image");
+        placed.push(PlacedImage { key: image.key, at: at as u32, grid: image.grid });
+        end = at + image.grid.tokens();
+        assert_eq!(ids[end - 1], special::IMAGE_END);
+    }
+    placed
+}

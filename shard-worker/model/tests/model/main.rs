@@ -1,0 +1,9 @@
+//! The forward pass against the reference programs' values, its own promises, and broken input.
+
+mod cases;
+mod checkpoints;
+mod driver;
+mod equality;
+mod golden;
+mod npz;
+mod plans;

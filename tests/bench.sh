@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Prints Tessera's figures beside this machine's limits, as ratios measured in one run. Takes a few minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo build --release --locked --quiet -p tessera-launcher -p tessera-tests
+exec target/release/tessera-bench
