@@ -1,8 +1,7 @@
 //! What a client asks for, whichever front it came by: nothing is checked and no default is filled in yet.
 
-use std::time::Instant;
-
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// A request as it was read.
 #[derive(Clone, Debug)]

@@ -72,6 +72,11 @@ impl StopScanner {
         Self { stops, matched, held: String::new() }
     }
 
+    /// The strings looked for.
+    pub fn stops(&self) -> &StopStrings {
+        &self.stops
+    }
+
     /// Takes more text and appends to `out` what is certainly part of the answer.
     ///
     /// Returns which stop string ended the text, if one did; what follows it is dropped.

@@ -40,7 +40,7 @@ impl From<Status> for RequestError {
             None => (None, status.message().to_owned()),
         };
         let kind = match status.code() {
-            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => ErrorKind::Invalid,
+            Code::InvalidArgument | Code::OutOfRange => ErrorKind::Invalid,
             Code::ResourceExhausted => ErrorKind::Exhausted,
             Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Code::Unavailable | Code::Aborted => ErrorKind::Unavailable,

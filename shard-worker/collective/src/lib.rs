@@ -4,6 +4,16 @@
 //! same order. Sums are taken as a binary tree in rank order, so every rank of every degree adds alike
 //! (ARCHITECTURE.md, "The same tokens").
 
+mod abort;
+mod group;
+mod shm;
+mod solo;
+mod tree;
+
+pub use abort::AbortHandle;
+pub use group::{GroupConfig, Transport, join};
+pub use solo::Solo;
+
 use tessera_types::Rank;
 
 /// Why a collective ended without a result. The group is useless afterwards; a new one must be formed.

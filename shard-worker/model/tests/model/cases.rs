@@ -28,8 +28,7 @@ pub struct Case {
 
 /// A folder of the tiny random checkpoint's fixtures: `hf`, `mistral` or `golden`.
 pub fn fixture(name: &str) -> PathBuf {
-    let folder = std::env::var_os("TESSERA_FIXTURES").map(PathBuf::from);
-    folder.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-random").into()).join(name)
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-random")).join(name)
 }
 
 pub fn all() -> Vec<Case> {

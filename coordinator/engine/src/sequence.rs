@@ -1,0 +1,113 @@
+//! One sequence: its tokens, and what of it the ranks hold.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tessera_types::{BlockId, PlacedImage, SamplingParams, SequenceId, SequenceStart, TokenId};
+
+use crate::blocks::{Block, blocks_for};
+use crate::event::{FinishReason, RequestNumber};
+use crate::images::Pin;
+use crate::queue::Place;
+
+/// Where a sequence stands. One that runs is prefilling while more than one position is still to be computed, and
+/// decoding then; one that has ended is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Holds nothing on the ranks.
+    Waiting(Place),
+    /// Holds blocks; the number is the order of admission, which is the order of service.
+    Running(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) request: RequestNumber,
+    pub(crate) prompt: Arc<[TokenId]>,
+    pub(crate) generated: Vec<TokenId>,
+    pub(crate) sampling: SamplingParams,
+    /// Tokens to generate at most, the context considered.
+    pub(crate) max_new: usize,
+    pub(crate) standing: Standing,
+    /// Tokens that the ranks are choosing in plans whose output has not come.
+    pub(crate) in_flight: usize,
+    /// The next prompt position whose log-probability is to be told.
+    pub(crate) next_prompt_logprob: u32,
+    pub(crate) held: Held,
+}
+
+/// What the ranks hold of a sequence; gone when it gives way.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Whether the ranks know the sequence.
+    pub(crate) started: bool,
+    /// Positions whose keys and values are in the cache once all plans sent have run.
+    pub(crate) computed: usize,
+    /// Blocks from position 0 on, some of them not used yet.
+    pub(crate) blocks: Vec<Block>,
+    /// How many of `blocks` the ranks were told.
+    pub(crate) blocks_told: usize,
+    /// Images pinned so far, those already passed included.
+    pub(crate) images_pinned: usize,
+    /// Encoder outputs that positions from `computed` on need, with the position behind each.
+    pub(crate) pins: VecDeque<(usize, Pin)>,
+}
+
+impl Sequence {
+    /// Tokens known.
+    pub(crate) fn known(&self) -> usize {
+        self.prompt.len() + self.generated.len()
+    }
+
+    /// Positions that can be fed, but were not: known tokens and those being chosen.
+    pub(crate) fn remaining(&self) -> usize {
+        self.known() + self.in_flight - self.held.computed
+    }
+
+    /// Whether another token is wanted beyond those being chosen.
+    pub(crate) fn wants_more(&self) -> bool {
+        self.generated.len() + self.in_flight < self.max_new
+    }
+
+    /// Why the sequence is over, going by the tokens it has.
+    pub(crate) fn end(&self) -> Option<FinishReason> {
+        let stop = self.generated.last().filter(|token| self.sampling.stop_tokens.contains(token));
+        let length = || (self.generated.len() >= self.max_new).then_some(FinishReason::Length);
+        stop.map(|&token| FinishReason::Stop(token)).or_else(length)
+    }
+
+    /// Everything a rank must know to run the sequence from nothing.
+    pub(crate) fn start(&self, sequence: SequenceId, images: &[PlacedImage]) -> SequenceStart {
+        let mut sampling = self.sampling.clone();
+        if self.next_prompt_logprob as usize >= self.prompt.len() {
+            sampling.logprobs.prompt = None;
+        }
+        SequenceStart {
+            sequence,
+            tokens: self.prompt.iter().chain(&self.generated).copied().collect(),
+            prompt_len: self.prompt.len() as u32,
+            images: images.to_vec(),
+            sampling,
+        }
+    }
+}
+
+impl Held {
+    /// Blocks missing before position `end` can be computed.
+    pub(crate) fn missing(&self, end: usize) -> usize {
+        blocks_for(end).saturating_sub(self.blocks.len())
+    }
+
+    /// Moves on to position `end`; returns the blocks that the ranks must be told for it.
+    pub(crate) fn advance(&mut self, end: usize) -> Vec<BlockId> {
+        self.computed = end;
+        let told = std::mem::replace(&mut self.blocks_told, blocks_for(end));
+        self.blocks[told..self.blocks_told].iter().map(Block::id).collect()
+    }
+
+    /// Takes out the pins of images that lie behind.
+    pub(crate) fn passed(&mut self) -> impl Iterator<Item = Pin> {
+        let count = self.pins.iter().take_while(|(end, _)| *end <= self.computed).count();
+        self.pins.drain(..count).map(|(_, pin)| pin)
+    }
+}

@@ -1,0 +1,82 @@
+//! The fields of a JSON body, taken one by one, so that every complaint names its field.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::RequestError;
+
+/// An object's fields. What is never taken is ignored, as OpenAI's own server and its peers do.
+pub(crate) struct Fields {
+    path: String,
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    /// The body of a request.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, RequestError> {
+        let text = str::from_utf8(body).map_err(|error| {
+            RequestError::unreadable(format!("the body is not UTF-8: byte {} begins no character", error.valid_up_to()))
+        })?;
+        match serde_json::from_str(text) {
+            Ok(Value::Object(values)) => Ok(Self { path: String::new(), values }),
+            Ok(_) => Err(RequestError::unreadable("the body must be a JSON object")),
+            Err(error) => Err(RequestError::unreadable(format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    /// An object inside another, at `path`.
+    pub(crate) fn inside(path: String, value: Value) -> Result<Self, RequestError> {
+        match value {
+            Value::Object(values) => Ok(Self { path: path + ".", values }),
+            _ => Err(RequestError::invalid(path, "must be an object")),
+        }
+    }
+
+    /// Takes a field; one that is null counts as missing.
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, RequestError> {
+        match self.raw(name) {
+            None => Ok(None),
+            Some(value) => serde_json::from_value(value).map(Some).map_err(|error| self.invalid(name, error.to_string())),
+        }
+    }
+
+    /// Takes a field that must be there.
+    pub(crate) fn require<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, RequestError> {
+        self.take(name)?.ok_or_else(|| self.invalid(name, "is missing"))
+    }
+
+    /// Takes a field as it is.
+    pub(crate) fn raw(&mut self, name: &str) -> Option<Value> {
+        self.values.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Refuses a field whose value asks for something that is not there.
+    pub(crate) fn unsupported(&mut self, name: &str, asks: impl Fn(&Value) -> bool) -> Result<(), RequestError> {
+        match self.raw(name) {
+            Some(value) if asks(&value) => Err(self.invalid(name, "is not supported by this server")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A complaint about a field.
+    pub(crate) fn invalid(&self, name: &str, problem: impl Into<String>) -> RequestError {
+        RequestError::invalid(self.name(name), problem)
+    }
+
+    /// The field's full path.
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.path)
+    }
+}
+
+/// Whether a value is anything but null, false, empty, or zero.
+pub(crate) fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(set) => *set,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(values) => !values.is_empty(),
+    }
+}

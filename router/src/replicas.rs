@@ -1,0 +1,194 @@
+//! The replicas this router knows: how busy each one is, and which one takes the next request.
+
+mod poll;
+mod watch;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tessera_proto::{
+    MAX_MESSAGE_BYTES,
+    internal::{GetInfoResponse, coordinator_client::CoordinatorClient},
+};
+use tokio::{
+    sync::watch as channel,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+pub(crate) use self::watch::follow;
+
+/// A connection that answers no ping within both of these is dead.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_ANSWER: Duration = Duration::from_secs(5);
+
+/// Every replica known.
+pub(crate) struct Replicas {
+    known: RwLock<Vec<Arc<Replica>>>,
+    /// Counts changes of what is known of any replica.
+    changes: channel::Sender<u64>,
+}
+
+/// One replica.
+pub(crate) struct Replica {
+    id: String,
+    client: CoordinatorClient<Channel>,
+    ready: AtomicBool,
+    /// Tokens waiting there, as it said last.
+    queued_tokens: AtomicU64,
+    /// Prompt tokens that this router has sent and that still run there.
+    sent_tokens: AtomicU64,
+    /// 0 while unknown.
+    max_context: AtomicU32,
+    forgotten: CancellationToken,
+}
+
+/// Prompt tokens in a replica's account, taken off when dropped.
+pub(crate) struct Load {
+    replica: Arc<Replica>,
+    tokens: u64,
+}
+
+impl Replicas {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { known: RwLock::default(), changes: channel::Sender::new(0) })
+    }
+
+    /// The ready replica with the least to do that is not among `tried`; of equals, any.
+    pub(crate) fn pick(&self, tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
+        let known = self.known.read();
+        let fit = known.iter().filter(|replica| replica.is_ready() && !tried.iter().any(|other| Arc::ptr_eq(other, replica)));
+        fit.min_by_key(|replica| (replica.load(), rand::random::<u8>())).cloned()
+    }
+
+    /// Waits until something about a replica changes, at most until `by`.
+    pub(crate) async fn wait_for_change(&self, by: Instant) {
+        let mut changes = self.changes.subscribe();
+        // The sender lives in `self`, so the only other way out is time.
+        let _ = timeout_at(by, changes.changed()).await;
+    }
+
+    /// Hears of changes.
+    pub(crate) fn changes(&self) -> channel::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// How many are ready, and how many are known.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let known = self.known.read();
+        (known.iter().filter(|replica| replica.is_ready()).count(), known.len())
+    }
+
+    /// The longest context that a ready replica serves; `None` while none is ready.
+    pub(crate) fn max_context(&self) -> Option<usize> {
+        let known = self.known.read();
+        let contexts = known.iter().filter(|replica| replica.is_ready()).map(|replica| replica.max_context.load(Relaxed));
+        contexts.max().map(|context| context as usize).filter(|&context| context > 0)
+    }
+
+    /// Makes the set of known replicas that of `(id, address)`; those that stay keep their connection.
+    pub(crate) fn set(self: &Arc<Self>, records: Vec<(String, String)>) {
+        let mut known = self.known.write();
+        known.retain(|replica| {
+            let stays = records.iter().any(|(id, _)| *id == replica.id);
+            if !stays {
+                tracing::info!(replica = %replica.id, "a replica has gone");
+                replica.forgotten.cancel();
+            }
+            stays
+        });
+        for (id, address) in records {
+            if known.iter().any(|replica| replica.id == id) {
+                continue;
+            }
+            match Replica::new(id.clone(), &address) {
+                Ok(replica) => {
+                    tracing::info!(replica = %id, %address, "a replica has come");
+                    let replica = Arc::new(replica);
+                    tokio::spawn(poll::watch_load(replica.clone(), self.changes.clone()));
+                    known.push(replica);
+                }
+                Err(problem) => tracing::error!(replica = %id, %address, %problem, "a replica's address is no address"),
+            }
+        }
+        drop(known);
+        self.changes.send_modify(|count| *count += 1);
+    }
+}
+
+impl Replica {
+    fn new(id: String, address: &str) -> Result<Self, tonic::transport::Error> {
+        let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let endpoint = Endpoint::from_shared(uri)?
+            .connect_timeout(Duration::from_secs(2))
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        let client = CoordinatorClient::new(endpoint.connect_lazy())
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self {
+            id,
+            client,
+            ready: AtomicBool::new(false),
+            queued_tokens: AtomicU64::new(0),
+            sent_tokens: AtomicU64::new(0),
+            max_context: AtomicU32::new(0),
+            forgotten: CancellationToken::new(),
+        })
+    }
+
+    /// Its name in the registry.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A client of it.
+    pub(crate) fn client(&self) -> CoordinatorClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Puts `tokens` in its account.
+    pub(crate) fn begin(self: &Arc<Self>, tokens: u64) -> Load {
+        self.sent_tokens.fetch_add(tokens, Relaxed);
+        Load { replica: self.clone(), tokens }
+    }
+
+    /// Not to be chosen until it has answered again.
+    pub(crate) fn suspect(&self) {
+        self.ready.store(false, Relaxed);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    fn load(&self) -> u64 {
+        self.queued_tokens.load(Relaxed) + self.sent_tokens.load(Relaxed)
+    }
+
+    /// Notes what it says of itself; whether that makes a difference.
+    fn note(&self, info: &GetInfoResponse) -> bool {
+        self.queued_tokens.store(info.queued_tokens, Relaxed);
+        self.max_context.store(info.max_context, Relaxed);
+        self.ready.swap(info.ready, Relaxed) != info.ready
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.replica.sent_tokens.fetch_sub(self.tokens, Relaxed);
+    }
+}
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        self.known.get_mut().iter().for_each(|replica| replica.forgotten.cancel());
+    }
+}

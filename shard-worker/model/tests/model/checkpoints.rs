@@ -1,0 +1,270 @@
+//! Checkpoint folders: variants that load, and broken ones that say what is wrong.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype as StoredDtype, TensorView};
+use safetensors::{SafeTensors, serialize_to_file};
+use tempfile::TempDir;
+use tessera_device::Dtype;
+use tessera_model::checkpoint::TensorSlice;
+use tessera_model::{CheckpointError, Layout, WeightSource, shard_parameters};
+use tessera_types::{Rank, ShardPlan};
+
+use crate::cases;
+use crate::driver::{Driver, alone, greedy, group_of, start};
+
+type Tensors = BTreeMap<String, (StoredDtype, Vec<usize>, Vec<u8>)>;
+
+/// All tensors of a fixture folder.
+fn tensors(layout: &str) -> Tensors {
+    let files = fs::read_dir(cases::fixture(layout)).unwrap().map(|entry| entry.unwrap().path());
+    let mut tensors = Tensors::new();
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors")) {
+        let bytes = fs::read(file).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+            tensors.insert(name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()));
+        }
+    }
+    tensors
+}
+
+/// A folder with one safetensors file and a configuration.
+fn folder(file: &str, tensors: &Tensors, config: (&str, String)) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    serialize_to_file(views, None, &folder.path().join(file)).unwrap();
+    fs::write(folder.path().join(config.0), config.1).unwrap();
+    folder
+}
+
+/// A copy of a fixture folder, to break.
+fn copy(layout: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(cases::fixture(layout)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    folder
+}
+
+fn config(layout: &str, file: &str) -> String {
+    fs::read_to_string(cases::fixture(layout).join(file)).unwrap()
+}
+
+/// Logits behind a text prompt.
+fn text_logits(folder: &Path) -> Vec<f32> {
+    let case = cases::load(0, "text_short");
+    let mut model = alone(&WeightSource::open(folder).unwrap(), Dtype::F32);
+    let mut driver = Driver::new();
+    driver.start(start(1, &case, greedy()));
+    driver.chunk(1, usize::MAX);
+    let mut logits = Vec::new();
+    driver.step(&mut model, &mut |_, _, row| logits = row.to_vec());
+    logits
+}
+
+#[test]
+fn text_only_checkpoints_of_both_layouts_give_the_multimodal_ones_logits() {
+    let expected = text_logits(&cases::fixture("hf"));
+    let text: Tensors = tensors("hf")
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix("language_model.")?.to_owned(), tensor)))
+        .collect();
+    let full: serde_json::Value = serde_json::from_str(&config("hf", "config.json")).unwrap();
+    let nemo = folder("model.safetensors", &text, ("config.json", full["text_config"].to_string()));
+    assert_eq!(text_logits(nemo.path()), expected);
+
+    let text: Tensors = tensors("mistral").into_iter().filter(|(name, _)| !name.starts_with("vision")).collect();
+    let mut params: serde_json::Value = serde_json::from_str(&config("mistral", "params.json")).unwrap();
+    params.as_object_mut().unwrap().remove("vision_encoder");
+    let nemo = folder("consolidated.safetensors", &text, ("params.json", params.to_string()));
+    let source = WeightSource::open(nemo.path()).unwrap();
+    assert!(source.spec().vision.is_none());
+    assert_eq!(text_logits(nemo.path()), expected);
+}
+
+#[test]
+fn newer_hugging_face_names_are_read() {
+    let rename = |name: String| match name.strip_prefix("language_model.") {
+        Some("lm_head.weight") => "lm_head.weight".to_owned(),
+        Some(rest) => rest.replacen("model.", "model.language_model.", 1),
+        None => format!("model.{name}"),
+    };
+    let newer: Tensors = tensors("hf").into_iter().map(|(name, tensor)| (rename(name), tensor)).collect();
+    let newer = folder("model.safetensors", &newer, ("config.json", config("hf", "config.json")));
+    assert_eq!(text_logits(newer.path()), text_logits(&cases::fixture("hf")));
+}
+
+#[test]
+fn tied_embeddings_are_the_output_matrix() {
+    let mut tied = tensors("mistral");
+    let embedding = tied["tok_embeddings.weight"].clone();
+    tied.insert("output.weight".into(), embedding);
+    let untied = folder("consolidated.safetensors", &tied, ("params.json", config("mistral", "params.json")));
+    tied.remove("output.weight");
+    let params = config("mistral", "params.json").replacen('{', "{\"tied_embeddings\": true,", 1);
+    let tied = folder("consolidated.safetensors", &tied, ("params.json", params));
+    assert_eq!(text_logits(tied.path()), text_logits(untied.path()));
+}
+
+#[test]
+fn a_rank_reads_only_its_slice() {
+    for layout in ["hf", "mistral"] {
+        let source = WeightSource::open(&cases::fixture(layout)).unwrap();
+        let whole: u64 = tensors(layout).values().map(|(_, _, bytes)| bytes.len() as u64).sum();
+        for tp in [1, 2, 4] {
+            let before = source.bytes_read();
+            group_of(&source, tp, Dtype::Bf16, |_| {});
+            let read = source.bytes_read() - before;
+            let planned: usize = (0..tp as u16)
+                .map(|rank| shard_parameters(source.spec(), &ShardPlan::new(source.spec(), tp, Rank(rank)).unwrap()))
+                .sum();
+            assert_eq!(read, 2 * planned as u64, "{layout} by {tp}");
+            // What stands on every rank is the norms, the patch convolution and a bias: under 2 % of the tiny model.
+            assert!(read >= whole && read < whole + (tp as u64 - 1) * whole / 50, "{layout} by {tp}: {read} of {whole}");
+        }
+    }
+}
+
+#[test]
+fn layouts_are_told_by_their_files() {
+    assert_eq!(Layout::detect(&cases::fixture("hf")), Ok(Layout::HuggingFace));
+    assert_eq!(Layout::detect(&cases::fixture("mistral")), Ok(Layout::Mistral));
+    let empty = tempfile::tempdir().unwrap();
+    let error = WeightSource::open(empty.path()).unwrap_err().to_string();
+    assert!(error.contains("neither params.json (Mistral) nor config.json (Hugging Face)"), "{error}");
+    fs::write(empty.path().join("params.json"), "{}").unwrap();
+    assert_missing_file(empty.path(), "consolidated.safetensors");
+}
+
+fn assert_missing_file(folder: &Path, name: &str) {
+    match WeightSource::open(folder).unwrap_err() {
+        CheckpointError::MissingFile { file, .. } => assert_eq!(file, folder.join(name)),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn an_index_that_names_an_absent_file_is_an_error_with_both() {
+    let broken = copy("hf");
+    let shard = "model-00003-of-00004.safetensors";
+    fs::remove_file(broken.path().join(shard)).unwrap();
+    let error = WeightSource::open(broken.path()).unwrap_err();
+    assert!(matches!(&error, CheckpointError::MissingFile { file, why } if file.ends_with(shard) && why.contains("tensor ")), "{error}");
+}
+
+#[test]
+fn an_index_that_points_outside_or_is_no_json_is_an_error() {
+    let broken = copy("hf");
+    let index = broken.path().join("model.safetensors.index.json");
+    for text in ["{\"weight_map\": {\"a\": \"../x.safetensors\"}}", "{\"weight_map\": 3}", "{"] {
+        fs::write(&index, text).unwrap();
+        let error = WeightSource::open(broken.path()).unwrap_err();
+        assert!(matches!(&error, CheckpointError::Index { file, .. } if *file == index), "{error}");
+    }
+}
+
+#[test]
+fn a_truncated_file_is_named_with_the_first_tensor_cut_off() {
+    let broken = copy("mistral");
+    let path = broken.path().join("consolidated.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let last = SafeTensors::read_metadata(&bytes).unwrap().1.offset_keys().pop().unwrap();
+    match WeightSource::open(broken.path()).unwrap_err() {
+        CheckpointError::Truncated { file, tensor, expected, got } => {
+            assert_eq!((file, tensor), (path, last));
+            assert_eq!((expected, got), (bytes.len() as u64, bytes.len() as u64 - 1));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn corrupt_headers_are_refused() {
+    let broken = copy("mistral");
+    let path = broken.path().join("consolidated.safetensors");
+    let good = fs::read(&path).unwrap();
+    let huge_header = [&u64::MAX.to_le_bytes()[..], &good[8..]].concat();
+    let no_json = [&good[..8], &vec![b'x'; good.len() - 8]].concat();
+    let too_long = [&good[..], b"more"].concat();
+    for bytes in [Vec::new(), vec![0; 5], huge_header, no_json, too_long] {
+        fs::write(&path, bytes).unwrap();
+        let error = WeightSource::open(broken.path()).unwrap_err();
+        assert!(matches!(&error, CheckpointError::Header { file, .. } if *file == path), "{error}");
+    }
+}
+
+/// The error that loading one rank of a Mistral folder ends with.
+fn load_error(tensors: &Tensors, params: String) -> CheckpointError {
+    let broken = folder("consolidated.safetensors", tensors, ("params.json", params));
+    let source = WeightSource::open(broken.path()).unwrap();
+    let collective = Box::new(tessera_collective::Solo::default());
+    match crate::driver::load(&source, 1, collective, Dtype::F32) {
+        Err(tessera_model::ModelError::Checkpoint(error)) => {
+            assert_eq!(source.bytes_read(), 0, "it was found before anything was read");
+            error
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it loaded"),
+    }
+}
+
+fn names(error: &CheckpointError, expected: &str) {
+    let text = error.to_string();
+    assert!(text.contains("consolidated.safetensors: tensor ") && text.contains(expected), "{text}");
+}
+
+#[test]
+fn missing_misshapen_and_unreadable_tensors_are_named() {
+    let params = || config("mistral", "params.json");
+    let good = tensors("mistral");
+    let name = "layers.2.feed_forward.w2.weight";
+
+    let mut missing = good.clone();
+    missing.remove(name);
+    names(&load_error(&missing, params()), "layers.2.feed_forward.w2.weight is missing");
+
+    let wider = params().replace("\"hidden_dim\": 704", "\"hidden_dim\": 720");
+    names(&load_error(&good, wider), "has shape [704, 320], the configuration makes it [720, 320]");
+
+    let mut integers = good.clone();
+    integers.get_mut(name).unwrap().0 = StoredDtype::I16;
+    names(&load_error(&integers, params()), "w2.weight is stored as I16; F32, BF16 and F16 are read");
+}
+
+#[test]
+fn numbers_of_all_three_kinds_are_read() {
+    let expected = text_logits(&cases::fixture("mistral"));
+    let mut widened = tensors("mistral");
+    for (dtype, _, bytes) in widened.values_mut() {
+        *dtype = StoredDtype::F32;
+        // A bfloat16 is the upper half of a float.
+        *bytes = bytes.chunks(2).flat_map(|b| [0, 0, b[0], b[1]]).collect();
+    }
+    let wide = folder("consolidated.safetensors", &widened, ("params.json", config("mistral", "params.json")));
+    assert_eq!(text_logits(wide.path()), expected);
+
+    let half = |b: &[u8]| half::f16::from_f32(half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).to_le_bytes();
+    let mut halves = tensors("mistral");
+    for (dtype, _, bytes) in halves.values_mut() {
+        *dtype = StoredDtype::F16;
+        *bytes = bytes.chunks(2).flat_map(half).collect();
+    }
+    let halves = folder("consolidated.safetensors", &halves, ("params.json", config("mistral", "params.json")));
+    let logits = text_logits(halves.path());
+    assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.05), "f16 drops the smallest numbers only");
+}
+
+#[test]
+fn a_file_cut_after_opening_names_file_and_tensor() {
+    let broken = copy("mistral");
+    let path: PathBuf = broken.path().join("consolidated.safetensors");
+    let source = WeightSource::open(broken.path()).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(20_000).unwrap();
+    let slice = TensorSlice::matrix("output.weight", &[4096, 320]);
+    let error = source.read(&slice).unwrap_err();
+    assert!(matches!(&error, CheckpointError::Read { file, tensor, .. } if *file == path && tensor == "output.weight"), "{error}");
+}

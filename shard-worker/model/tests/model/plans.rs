@@ -1,0 +1,203 @@
+//! Plans that cannot be run are refused with what is wrong, and nothing of them is done.
+
+use std::sync::OnceLock;
+
+use tessera_device::Dtype;
+use tessera_device::cpu::CpuDevice;
+use tessera_model::{Model, ModelError, PlanError, WeightSource};
+use tessera_types::{BlockId, Chunk, DecoderSpec, Grid, ImageEncode, ImageKey, ModelSpec, SamplingParams, SequenceId, StepPlan, TokenId};
+
+use crate::cases::{self, Case};
+use crate::driver::{BLOCKS, Driver, alone, empty_plan, greedy, start};
+
+fn image_case() -> &'static Case {
+    static CASE: OnceLock<Case> = OnceLock::new();
+    CASE.get_or_init(|| cases::load(2, "image1"))
+}
+
+/// Sequence 1 is the image case, its prompt run and one token chosen.
+fn running() -> Model<CpuDevice> {
+    let source = WeightSource::open(&cases::fixture("mistral")).unwrap();
+    let mut model = alone(&source, Dtype::F32);
+    let mut driver = Driver::new();
+    driver.plan.encode = image_case().images.clone();
+    driver.start(start(1, image_case(), greedy()));
+    driver.chunk(1, usize::MAX);
+    driver.step(&mut model, &mut |_, _, _| {});
+    model
+}
+
+fn chunk(sequence: u64, start: usize, len: u32, blocks: std::ops::Range<u32>) -> Chunk {
+    Chunk { sequence: SequenceId(sequence), start: start as u32, len, new_blocks: blocks.map(BlockId).collect(), sample: false }
+}
+
+fn with(change: impl FnOnce(&mut StepPlan)) -> StepPlan {
+    let mut plan = empty_plan(2);
+    change(&mut plan);
+    plan
+}
+
+/// A start of sequence 2 that is right but for `change`.
+fn starting(change: impl FnOnce(&mut tessera_types::SequenceStart)) -> StepPlan {
+    let mut second = start(2, image_case(), greedy());
+    change(&mut second);
+    with(|plan| plan.start.push(second))
+}
+
+#[test]
+fn wrong_plans_are_refused_by_name() {
+    let mut model = running();
+    let known = image_case().ids.len() + 1;
+    let image = image_case().images[0].clone();
+    let (id, key) = (SequenceId(1), image.key);
+    let far = 500..500 + BLOCKS as u32;
+    let cases: Vec<(StepPlan, PlanError)> = vec![
+        (with(|p| p.chunks.push(chunk(9, 0, 1, 0..1))), PlanError::UnknownSequence(SequenceId(9))),
+        (
+            with(|p| {
+                p.end.push(id);
+                p.chunks.push(chunk(1, known - 1, 1, 500..501));
+            }),
+            PlanError::UnknownSequence(id),
+        ),
+        (with(|p| p.start.push(start(1, image_case(), greedy()))), PlanError::StartedTwice(id)),
+        (
+            with(|p| p.chunks.extend([chunk(1, known - 1, 1, 500..501), chunk(1, known, 1, 501..502)])),
+            PlanError::TwoChunks(id),
+        ),
+        (
+            with(|p| p.chunks.push(chunk(1, known - 2, 1, 500..501))),
+            PlanError::Start { sequence: id, expected: known - 1, got: known as u32 - 2 },
+        ),
+        (
+            with(|p| p.chunks.push(chunk(1, known - 1, 2, 500..501))),
+            PlanError::Length { sequence: id, start: known as u32 - 1, len: 2, known },
+        ),
+        (
+            with(|p| p.chunks.push(chunk(1, known - 1, u32::MAX, 500..501))),
+            PlanError::Length { sequence: id, start: known as u32 - 1, len: u32::MAX, known },
+        ),
+        (
+            with(|p| p.chunks.push(chunk(1, known - 1, 1, far))),
+            PlanError::Block { sequence: id, block: BlockId(BLOCKS as u32), blocks: BLOCKS },
+        ),
+        (
+            with(|p| {
+                p.start.push(start(2, image_case(), greedy()));
+                p.chunks.push(chunk(2, 0, 40, 500..502));
+            }),
+            PlanError::Blocks { sequence: SequenceId(2), needed: 3, given: 2 },
+        ),
+        (
+            with(|p| {
+                p.forget_images.push(key);
+                p.start.push(start(2, image_case(), greedy()));
+                p.chunks.push(chunk(2, 0, 16, 500..501));
+            }),
+            PlanError::UnknownImage { sequence: SequenceId(2), image: key, patches: image.grid.patches() },
+        ),
+        (
+            with(|p| {
+                p.start.push(start(2, image_case(), greedy()));
+                p.chunks.push(Chunk { sample: true, ..chunk(2, 0, 16, 500..501) });
+            }),
+            PlanError::SampledEarly { sequence: SequenceId(2), end: 16, known: known - 1 },
+        ),
+        (
+            starting(|s| s.prompt_len = known as u32),
+            PlanError::Prompt { sequence: SequenceId(2), prompt_len: known as u32, tokens: known - 1 },
+        ),
+        (
+            starting(|s| s.tokens[3] = TokenId(4096)),
+            PlanError::Token { sequence: SequenceId(2), token: TokenId(4096), vocab_size: 4096 },
+        ),
+        (
+            starting(|s| s.images[0].at = known as u32),
+            PlanError::Placement { sequence: SequenceId(2), image: key, at: known as u32 },
+        ),
+        (
+            with(|p| p.encode.push(ImageEncode { grid: Grid { rows: 17, cols: 1 }, ..image.clone() })),
+            PlanError::Grid { image: key, rows: 17, cols: 1, limit: 16 },
+        ),
+        (
+            with(|p| p.encode.push(ImageEncode { pixels: image.pixels.slice(4..), ..image.clone() })),
+            PlanError::Pixels { image: key, got: image.pixels.len() - 4, expected: image.pixels.len() },
+        ),
+    ];
+    for (plan, expected) in cases {
+        assert_eq!(model.step(&plan), Err(ModelError::Plan(expected)));
+    }
+    let bad = SamplingParams { temperature: f32::NAN, ..greedy() };
+    let error = model.step(&starting(|s| s.sampling = bad)).unwrap_err();
+    assert!(error.to_string().contains("sequence 2: temperature must be"), "{error}");
+
+    let next = with(|p| p.chunks.push(Chunk { sample: true, ..chunk(1, known - 1, 1, 500..501) }));
+    assert_eq!(model.step(&next).unwrap().sampled[0].token, image_case().greedy[1], "the sequence was left as it was");
+}
+
+#[test]
+fn a_text_only_model_refuses_images() {
+    let decoder = DecoderSpec { layers: 1, dim: 64, ffn_dim: 64, vocab_size: 64, ..ModelSpec::bench_1b().decoder };
+    let source = WeightSource::dummy(ModelSpec { decoder, ..ModelSpec::bench_1b() }, 1);
+    let mut model = alone(&source, Dtype::F32);
+    let image = image_case().images[0].clone();
+    let error = model.step(&with(|p| p.encode.push(image.clone()))).unwrap_err();
+    assert_eq!(error, ModelError::Plan(PlanError::NoVision(image.key)));
+}
+
+#[test]
+fn a_forgotten_image_is_gone() {
+    let mut model = running();
+    let key = image_case().images[0].key;
+    assert!(model.image_features(key).unwrap().is_some());
+    model.step(&with(|p| p.forget_images.push(key))).unwrap();
+    assert!(model.image_features(key).unwrap().is_none());
+    assert!(model.image_features(ImageKey([9; 32])).unwrap().is_none());
+}
+
+#[test]
+fn prompt_log_probabilities_do_not_depend_on_the_chunks() {
+    let source = WeightSource::open(&cases::fixture("mistral")).unwrap();
+    let mut model = alone(&source, Dtype::F32);
+    let case = image_case();
+    let mut params = greedy();
+    params.logprobs.prompt = Some(2);
+    let mut collect = |sizes: &[usize]| {
+        let mut driver = Driver::new();
+        driver.plan.encode = case.images.clone();
+        driver.start(start(1, case, params.clone()));
+        let mut described = Vec::new();
+        for &size in sizes {
+            driver.chunk(1, size);
+            for chunk in driver.step(&mut model, &mut |_, _, _| {}).prompt_logprobs {
+                assert_eq!(chunk.start as usize, described.len() + 1, "nothing predicts the first token");
+                described.extend(chunk.tokens);
+            }
+        }
+        driver.plan.end.push(SequenceId(1));
+        driver.step(&mut model, &mut |_, _, _| {});
+        described
+    };
+    let whole = collect(&[1000]);
+    assert_eq!(whole, collect(&[1, 7, 70, 1000]));
+    let tokens: Vec<_> = whole.iter().map(|described| described.token).collect();
+    assert_eq!(tokens, case.ids[1..]);
+    assert!(whole.iter().all(|described| described.logprob < 0.0 && described.top.len() == 2));
+}
+
+#[test]
+fn a_sequence_that_is_started_again_goes_on_where_it_was() {
+    let case = image_case();
+    let mut model = running();
+    let mut driver = Driver::new();
+    driver.plan.end.push(SequenceId(1));
+    let mut again = start(1, case, greedy());
+    again.tokens.extend_from_slice(&case.greedy[..10]);
+    driver.start(again);
+    let mut tokens = Vec::new();
+    for _ in 10..case.greedy.len() {
+        driver.chunk(1, usize::MAX);
+        tokens.push(driver.step(&mut model, &mut |_, _, _| {}).sampled[0].token);
+    }
+    assert_eq!(tokens, case.greedy[10..]);
+}
