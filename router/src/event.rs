@@ -54,6 +54,8 @@ pub struct Finished {
     pub reason: FinishReason,
     /// The seed that was used.
     pub seed: u64,
+    /// Tokens of all sequences so far.
+    pub generated_tokens: u32,
 }
 
 /// Why a sequence ended.

@@ -7,25 +7,22 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use tessera_proto::{
     MAX_MESSAGE_BYTES,
     internal::{GetInfoResponse, coordinator_client::CoordinatorClient},
 };
+use tessera_registry::ReplicaRecord;
+use tessera_service::{PeerError, peer};
 use tokio::{
     sync::watch as channel,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 pub(crate) use self::watch::follow;
-
-/// A connection that answers no ping within both of these is dead.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_ANSWER: Duration = Duration::from_secs(5);
 
 /// Every replica known.
 pub(crate) struct Replicas {
@@ -37,8 +34,11 @@ pub(crate) struct Replicas {
 /// One replica.
 pub(crate) struct Replica {
     id: String,
+    address: String,
     client: CoordinatorClient<Channel>,
     ready: AtomicBool,
+    /// It finishes what it has, and takes nothing new.
+    draining: AtomicBool,
     /// Tokens waiting there, as it said last.
     queued_tokens: AtomicU64,
     /// Prompt tokens that this router has sent and that still run there.
@@ -91,52 +91,61 @@ impl Replicas {
         contexts.max().map(|context| context as usize).filter(|&context| context > 0)
     }
 
-    /// Makes the set of known replicas that of `(id, address)`; those that stay keep their connection.
-    pub(crate) fn set(self: &Arc<Self>, records: Vec<(String, String)>) {
+    /// Makes the set of known replicas that of `records`; those that stay keep their connection.
+    pub(crate) fn set(self: &Arc<Self>, records: Vec<ReplicaRecord>) {
         let mut known = self.known.write();
+        let before = known.len();
         known.retain(|replica| {
-            let stays = records.iter().any(|(id, _)| *id == replica.id);
+            let stays = records.iter().any(|record| replica.is(record));
             if !stays {
                 tracing::info!(replica = %replica.id, "a replica has gone");
                 replica.forgotten.cancel();
             }
             stays
         });
-        for (id, address) in records {
-            if known.iter().any(|replica| replica.id == id) {
-                continue;
-            }
-            match Replica::new(id.clone(), &address) {
-                Ok(replica) => {
-                    tracing::info!(replica = %id, %address, "a replica has come");
-                    let replica = Arc::new(replica);
-                    tokio::spawn(poll::watch_load(replica.clone(), self.changes.clone()));
-                    known.push(replica);
-                }
-                Err(problem) => tracing::error!(replica = %id, %address, %problem, "a replica's address is no address"),
+        let mut changed = known.len() != before;
+        for record in records {
+            if let Some(replica) = known.iter().find(|replica| replica.is(&record)) {
+                changed |= replica.draining.swap(record.draining, Relaxed) != record.draining;
+            } else if let Some(replica) = self.meet(&record) {
+                known.push(replica);
+                changed = true;
             }
         }
         drop(known);
-        self.changes.send_modify(|count| *count += 1);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn meet(&self, record: &ReplicaRecord) -> Option<Arc<Replica>> {
+        let ReplicaRecord { id, address, .. } = record;
+        match Replica::new(record) {
+            Ok(replica) => {
+                tracing::info!(replica = %id, %address, "a replica has come");
+                let replica = Arc::new(replica);
+                tokio::spawn(poll::watch_load(replica.clone(), self.changes.clone()));
+                Some(replica)
+            }
+            Err(error) => {
+                tracing::error!(replica = %id, %error, "a replica cannot be called");
+                None
+            }
+        }
     }
 }
 
 impl Replica {
-    fn new(id: String, address: &str) -> Result<Self, tonic::transport::Error> {
-        let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let endpoint = Endpoint::from_shared(uri)?
-            .connect_timeout(Duration::from_secs(2))
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_ANSWER)
-            .keep_alive_while_idle(true)
-            .tcp_nodelay(true);
-        let client = CoordinatorClient::new(endpoint.connect_lazy())
+    fn new(record: &ReplicaRecord) -> Result<Self, PeerError> {
+        let client = CoordinatorClient::new(peer(&record.address)?)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(Self {
-            id,
+            id: record.id.clone(),
+            address: record.address.clone(),
             client,
             ready: AtomicBool::new(false),
+            draining: AtomicBool::new(record.draining),
             queued_tokens: AtomicU64::new(0),
             sent_tokens: AtomicU64::new(0),
             max_context: AtomicU32::new(0),
@@ -165,8 +174,12 @@ impl Replica {
         self.ready.store(false, Relaxed);
     }
 
+    fn is(&self, record: &ReplicaRecord) -> bool {
+        self.id == record.id && self.address == record.address
+    }
+
     fn is_ready(&self) -> bool {
-        self.ready.load(Relaxed)
+        self.ready.load(Relaxed) && !self.draining.load(Relaxed)
     }
 
     fn load(&self) -> u64 {

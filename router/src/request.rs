@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::trace::Trace;
+
 /// A request as it was read.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -11,7 +13,7 @@ pub struct Request {
     /// Names the request in logs and traces; made up when empty.
     pub id: String,
     /// What to continue.
-    pub input: Input,
+    pub input: Option<Input>,
     /// How tokens are chosen.
     pub sampling: RawSampling,
     /// Requests of higher priority leave the queue first.
@@ -22,8 +24,8 @@ pub struct Request {
     pub arrived: Instant,
     /// When the client stops waiting, if it said so.
     pub deadline: Option<Instant>,
-    /// The W3C `traceparent` to pass on, if the client sent one.
-    pub traceparent: Option<String>,
+    /// The trace that the request is part of.
+    pub trace: Trace,
 }
 
 /// What a request continues.

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     Patience, RequestError,
-    event::{Accepted, Delta, Event, Timings, Usage},
+    event::{Accepted, Delta, Event, Finished, Timings, Usage},
     pipeline::Prepared,
     replicas::{Replica, Replicas},
 };
@@ -208,7 +208,7 @@ impl Session {
             self.ready.push_back(Event::Delta(delta));
         }
         if let Some(finished) = progress.finished {
-            self.ready.push_back(Event::Finished(finished));
+            self.ready.push_back(Event::Finished(Finished { generated_tokens: self.generated_tokens, ..finished }));
             if self.all_finished() {
                 let soon = Instant::now() + TIMINGS_WAIT;
                 self.deadline.as_mut().reset(soon.min(self.prepared.deadline));

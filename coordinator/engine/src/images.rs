@@ -50,7 +50,8 @@ impl EncoderCache {
     /// Makes room for an output that the ranks do not have and pins it, with the keys to forget for it, longest
     /// unused first; `None` while too much is pinned.
     pub(crate) fn insert(&mut self, key: ImageKey, features: usize) -> Option<(Pin, Vec<ImageKey>)> {
-        let mut idle: Vec<_> = self.outputs.iter().filter(|(_, output)| output.idle()).map(|(&key, o)| (o.last_use, key)).collect();
+        let mut idle: Vec<_> =
+            self.outputs.iter().filter(|(_, output)| output.idle()).map(|(&key, o)| (o.last_use, key)).collect();
         idle.sort_unstable();
         let pinned = self.outputs.values().filter(|output| !output.idle()).map(|output| output.features).sum::<usize>();
         if pinned + features > self.budget {

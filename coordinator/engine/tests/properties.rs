@@ -1,5 +1,7 @@
 //! Whatever comes, in whatever order: plans a worker can obey, every token once and right, and an end to everything.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod simulation;
 
 use std::time::Duration;
@@ -66,7 +68,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn config() -> impl Strategy<Value = EngineConfig> {
-    (3..40usize, 20..200usize, 1..6usize, 1..40usize, 1..20usize, 9..24usize, 1..8usize, 1..=2usize).prop_map(
+    (3..40usize, 20..200usize, 1..6usize, 1..40usize, 1..20usize, 9..24usize, 1..8usize, 1..=4usize).prop_map(
         |(kv_blocks, max_context, max_batch_sequences, step_tokens, step_patches, encoder_tokens, queue_len, pipeline_depth)| {
             EngineConfig {
                 kv_blocks,
@@ -82,7 +84,7 @@ fn config() -> impl Strategy<Value = EngineConfig> {
     )
 }
 
-fn request(ask: &Ask, now: Duration) -> NewRequest {
+fn request(ask: &Ask, now: Duration, context: usize) -> NewRequest {
     let mut prompt = vec![TokenId(1)];
     let mut images = Vec::new();
     for &(gap, picture) in &ask.images {
@@ -99,7 +101,7 @@ fn request(ask: &Ask, now: Duration) -> NewRequest {
             logprobs: Logprobs { generated: None, prompt: ask.prompt_logprobs.then_some(0) },
             ..Default::default()
         };
-        let resumed = ask.resumed.min(ask.max_new as usize);
+        let resumed = ask.resumed.min(ask.max_new as usize).min(context.saturating_sub(prompt.len()));
         NewSequence { generated: generate(&prompt, &images, &sampling, resumed), sampling }
     };
     let sequences = (0..ask.sequences).map(sequence).collect();
@@ -118,8 +120,8 @@ fn play(cluster: &mut Cluster, act: Act, patience: bool) {
     match act {
         Act::Submit(mut ask) => {
             ask.patience = ask.patience.filter(|_| patience);
-            let request = request(&ask, cluster.now);
             let context = cluster.engine.config().context();
+            let request = request(&ask, cluster.now, context);
             match cluster.engine.submit(cluster.now, request.clone()) {
                 Ok(admission) => cluster.client.follow(&request, &admission),
                 Err(Refusal::PromptTooLong { tokens, .. }) => assert!(tokens >= context),
@@ -161,7 +163,7 @@ fn check_the_end(cluster: &Cluster) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn every_plan_is_valid_and_every_token_comes_once(config in config(), acts in prop::collection::vec(act(), 1..120)) {
@@ -185,4 +187,3 @@ proptest! {
         }
     }
 }
-

@@ -1,1 +1,25 @@
-//! Membership: leases, claims and epochs
+//! Membership: who is there, who drives whom, and under which epoch.
+//!
+//! A [`Registry`] speaks of workers, replicas and claims. It keeps them in a [`Store`], a small part of what etcd
+//! offers: keys under leases, transactions that compare, watches from a revision. [`MemoryStore`] is one for a single
+//! process.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `/tessera/v1/workers/ID` | [`WorkerRecord`] as JSON, under the worker's lease |
+//! | `/tessera/v1/claims/WORKER` | [`ClaimRecord`] as JSON, under the coordinator's lease |
+//! | `/tessera/v1/replicas/ID` | [`ReplicaRecord`] as JSON, under the coordinator's lease |
+
+pub mod conformance;
+mod keep;
+mod memory;
+mod records;
+mod registry;
+mod state;
+mod store;
+
+pub use keep::Kept;
+pub use memory::MemoryStore;
+pub use records::{ClaimRecord, ReplicaRecord, WorkerRecord, WorkerState};
+pub use registry::{Membership, MembershipChange, MembershipWatch, Registry};
+pub use store::{Change, Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write};

@@ -1,1 +1,17 @@
-//! What makes a process a good citizen: telemetry, health, reflection, shutdown
+//! What makes a process a good citizen: telemetry, metrics, health, reflection, serving, shutdown.
+
+mod channel;
+mod health;
+pub mod metrics;
+mod reflection;
+mod server;
+mod shutdown;
+mod telemetry;
+pub mod trace_context;
+
+pub use channel::{PeerError, peer};
+pub use health::{Health, HealthService, Phase};
+pub use reflection::{ReflectionError, reflection};
+pub use server::{Bound, ServeError, bind, finish, serve};
+pub use shutdown::on_signal;
+pub use telemetry::{LogFormat, Telemetry, TelemetryConfig, TelemetryError};

@@ -29,7 +29,7 @@ pub(crate) fn parse(body: &[u8], call: &Call) -> Result<(Request, Delivery), Req
     let delivery = delivery(&mut fields)?;
     let request = Request {
         model: fields.take("model")?.unwrap_or_default(),
-        input: Input::Messages(messages),
+        input: Some(Input::Messages(messages)),
         sampling,
         priority: fields.take("priority")?.unwrap_or(0),
         return_token_ids: fields.take("return_token_ids")?.unwrap_or(false),

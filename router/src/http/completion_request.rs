@@ -28,7 +28,7 @@ pub(crate) fn parse(body: &[u8], call: &Call) -> Result<(Request, Delivery), Req
     let delivery = delivery(&mut fields)?;
     let request = Request {
         model: fields.take("model")?.unwrap_or_default(),
-        input,
+        input: Some(input),
         sampling,
         priority: fields.take("priority")?.unwrap_or(0),
         return_token_ids: fields.take("return_token_ids")?.unwrap_or(false),
@@ -71,10 +71,10 @@ mod tests {
     #[test]
     fn a_prompt_may_be_text_or_tokens_alone_or_in_a_list_of_one() {
         for prompt in [json!("Hi"), json!(["Hi"])] {
-            assert!(matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Input::Text(text) if text == "Hi"));
+            assert!(matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Some(Input::Text(text)) if text == "Hi"));
         }
         for prompt in [json!([1, 2]), json!([[1, 2]])] {
-            assert!(matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Input::Tokens { ids, .. } if ids == [1, 2]));
+            assert!(matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Some(Input::Tokens { ids, .. }) if ids == [1, 2]));
         }
     }
 

@@ -1,12 +1,15 @@
 //! One sequence of a request as its client sees it: tokens in, text and an end out. Pure.
 
+use std::sync::Arc;
+
 use tessera_types::{SamplingParams, TokenId};
 
 use crate::{
     event::{FinishReason, Finished},
     resolve::Resolved,
     stops::StopScanner,
-    vocabulary::{TextStream, Vocabulary},
+    text::TextStream,
+    vocabulary::Vocabulary,
 };
 
 /// A sequence's tokens so far and what they say.
@@ -39,13 +42,13 @@ impl Progress {
 
 impl Sequence {
     /// The sequence `index` of a resolved request.
-    pub(crate) fn new(index: u32, params: SamplingParams, resolved: &Resolved, vocabulary: &Vocabulary) -> Self {
+    pub(crate) fn new(index: u32, params: SamplingParams, resolved: &Resolved, vocabulary: &Arc<Vocabulary>) -> Self {
         Self {
             index,
             params,
             include_stop: resolved.include_stop,
             generated: Vec::new(),
-            text: vocabulary.text_stream(),
+            text: TextStream::new(vocabulary.clone()),
             scanner: StopScanner::new(resolved.stops.clone()),
             deltas: 0,
             finished: false,
@@ -116,7 +119,7 @@ impl Sequence {
 
     fn finish(&mut self, reason: FinishReason) -> Finished {
         self.finished = true;
-        Finished { index: self.index, reason, seed: self.params.seed }
+        Finished { index: self.index, reason, seed: self.params.seed, generated_tokens: 0 }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::batch::{Batch, LogitsRow, Purpose};
 use crate::error::{ModelError, PlanError};
 use crate::model::Model;
 use crate::sampling::{LogSoftmax, Sampler, is_finite};
+use crate::sequences::Sequence;
 
 /// Rows whose logits are in memory at once; a prompt's log-probabilities may need thousands.
 const LOGITS_ROWS: usize = 64;

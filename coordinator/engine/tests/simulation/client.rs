@@ -8,29 +8,31 @@ use tessera_types::{PlacedImage, SamplingParams, SequenceId, TokenId};
 use super::reference::generate;
 
 #[derive(Default)]
-pub struct Client {
+pub(crate) struct Client {
     pub streams: HashMap<SequenceId, Stream>,
     pub requests_done: HashMap<RequestNumber, usize>,
 }
 
-pub struct Stream {
+pub(crate) struct Stream {
     prompt: Vec<TokenId>,
     images: Vec<PlacedImage>,
     sampling: SamplingParams,
     /// Tokens so far, those that a resumed request brought included.
-    pub tokens: Vec<TokenId>,
+    pub(crate) tokens: Vec<TokenId>,
+    resumed: usize,
     described: usize,
-    pub end: Option<FinishReason>,
+    pub(crate) end: Option<FinishReason>,
 }
 
 impl Client {
-    pub fn follow(&mut self, request: &NewRequest, admission: &Admission) {
+    pub(crate) fn follow(&mut self, request: &NewRequest, admission: &Admission) {
         for (&id, sequence) in admission.sequences.iter().zip(&request.sequences) {
             let stream = Stream {
                 prompt: request.prompt.to_vec(),
                 images: request.images.clone(),
                 sampling: sequence.sampling.clone(),
                 tokens: sequence.generated.clone(),
+                resumed: sequence.generated.len(),
                 described: 1,
                 end: None,
             };
@@ -38,7 +40,7 @@ impl Client {
         }
     }
 
-    pub fn hear(&mut self, events: Vec<Event>) {
+    pub(crate) fn hear(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Token { sequence, position, token, .. } => {
@@ -81,19 +83,13 @@ impl Stream {
             FinishReason::Length => assert!(!last_stops && !self.tokens.is_empty()),
             _ => assert!(!last_stops, "a sequence that had stopped was ended otherwise"),
         }
-        let whole = matches!(reason, FinishReason::Stop(_) | FinishReason::Length);
-        if whole && self.sampling.logprobs.prompt.is_some() && !self.resumed_over() {
-            assert_eq!(self.described, self.prompt.len(), "the prompt was not described whole");
+        if self.sampling.logprobs.prompt.is_some() && self.tokens.len() > self.resumed {
+            assert_eq!(self.described, self.prompt.len(), "a token came before the prompt was described whole");
         }
     }
 
-    /// Whether the sequence ended without running here at all.
-    fn resumed_over(&self) -> bool {
-        self.described == 1
-    }
-
     /// Tokens of a run to the end in a context of so many.
-    pub fn whole(&self, context: usize) -> Vec<TokenId> {
+    pub(crate) fn whole(&self, context: usize) -> Vec<TokenId> {
         let limit = (self.sampling.max_new_tokens as usize).min(context - self.prompt.len());
         generate(&self.prompt, &self.images, &self.sampling, limit)
     }

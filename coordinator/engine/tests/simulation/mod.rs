@@ -1,9 +1,10 @@
 //! What the tests run the engine against: a worker that believes nothing, and a client that counts every token.
+// Each test file compiles this on its own and uses a part of it.
 #![allow(dead_code)]
 
-pub mod client;
-pub mod reference;
-pub mod worker;
+pub(crate) mod client;
+pub(crate) mod reference;
+pub(crate) mod worker;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,19 +16,19 @@ use client::Client;
 use worker::Worker;
 
 /// An engine, its group, and the outputs on their way back.
-pub struct Cluster {
-    pub engine: Engine,
-    pub worker: Worker,
-    pub client: Client,
-    pub travelling: VecDeque<StepOutput>,
+pub(crate) struct Cluster {
+    pub(crate) engine: Engine,
+    pub(crate) worker: Worker,
+    pub(crate) client: Client,
+    pub(crate) travelling: VecDeque<StepOutput>,
     /// Outputs of groups given up, which may still arrive.
-    pub stale: VecDeque<StepOutput>,
-    pub now: Duration,
+    pub(crate) stale: VecDeque<StepOutput>,
+    pub(crate) now: Duration,
     epoch: u64,
 }
 
 impl Cluster {
-    pub fn new(config: EngineConfig) -> Self {
+    pub(crate) fn new(config: EngineConfig) -> Self {
         let mut engine = Engine::new(config.clone()).unwrap();
         engine.reset(Duration::ZERO, Epoch(1), config.kv_blocks);
         Self {
@@ -42,7 +43,7 @@ impl Cluster {
     }
 
     /// Plans a step and runs it on the worker at once; its output then travels.
-    pub fn plan(&mut self) -> Option<StepPlan> {
+    pub(crate) fn plan(&mut self) -> Option<StepPlan> {
         let plan = self.engine.schedule(self.now)?;
         let depth = self.engine.config().pipeline_depth;
         self.travelling.push_back(self.worker.run(&plan));
@@ -52,7 +53,7 @@ impl Cluster {
     }
 
     /// Lets the oldest output arrive.
-    pub fn deliver(&mut self) {
+    pub(crate) fn deliver(&mut self) {
         if let Some(output) = self.travelling.pop_front() {
             self.now += Duration::from_millis(1);
             self.engine.apply(self.now, output).unwrap();
@@ -60,12 +61,12 @@ impl Cluster {
         }
     }
 
-    pub fn listen(&mut self) {
+    pub(crate) fn listen(&mut self) {
         self.client.hear(self.engine.take_events());
     }
 
     /// Loses the group with everything on its way; a new one forms.
-    pub fn lose_group(&mut self, kv_blocks: usize) {
+    pub(crate) fn lose_group(&mut self, kv_blocks: usize) {
         self.stale.append(&mut self.travelling);
         self.epoch += 1;
         self.engine.reset(self.now, Epoch(self.epoch), kv_blocks);
@@ -74,7 +75,7 @@ impl Cluster {
     }
 
     /// Runs until nothing is left; a step in which nothing can be planned though work waits is a failure.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         for _ in 0..100_000 {
             while self.plan().is_some() {}
             if self.travelling.is_empty() {

@@ -2,7 +2,7 @@
 
 use tessera_types::{ImageKey, PlacedImage, SamplingParams, TokenId};
 
-pub const VOCABULARY: u64 = 40;
+pub(crate) const VOCABULARY: u64 = 40;
 
 fn mix(a: u64, b: u64) -> u64 {
     let mut x = a.rotate_left(23) ^ b.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -11,7 +11,7 @@ fn mix(a: u64, b: u64) -> u64 {
 }
 
 /// The state of a cache position: all tokens and image features up to it.
-pub fn state(before: u64, position: usize, token: TokenId, images: &[PlacedImage]) -> u64 {
+pub(crate) fn state(before: u64, position: usize, token: TokenId, images: &[PlacedImage]) -> u64 {
     let image = images.iter().find(|image| (image.at as usize..image.end()).contains(&position));
     let feature = image.map_or(0, |image| feature(image.key) + (position - image.at as usize) as u64);
     mix(mix(before, u64::from(token.0)), feature)
@@ -22,12 +22,12 @@ fn feature(key: ImageKey) -> u64 {
 }
 
 /// The token chosen behind a position in this state.
-pub fn choose(state: u64, seed: u64) -> TokenId {
+pub(crate) fn choose(state: u64, seed: u64) -> TokenId {
     TokenId((mix(state, seed) % VOCABULARY) as u32)
 }
 
 /// Up to `limit` generated tokens; ends behind a stop token.
-pub fn generate(prompt: &[TokenId], images: &[PlacedImage], sampling: &SamplingParams, limit: usize) -> Vec<TokenId> {
+pub(crate) fn generate(prompt: &[TokenId], images: &[PlacedImage], sampling: &SamplingParams, limit: usize) -> Vec<TokenId> {
     let mut at = prompt.iter().enumerate().fold(0, |before, (position, &token)| state(before, position, token, images));
     let mut tokens = Vec::new();
     while tokens.len() < limit {

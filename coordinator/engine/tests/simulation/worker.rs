@@ -11,14 +11,14 @@ use tessera_types::{
 
 use super::reference::{choose, state};
 
-pub struct Worker {
+pub(crate) struct Worker {
     epoch: Epoch,
     step: StepId,
     config: EngineConfig,
     cache: Vec<[u64; BLOCK_TOKENS]>,
     sequences: HashMap<SequenceId, Known>,
     images: HashMap<ImageKey, Grid>,
-    pub encodes: usize,
+    pub(crate) encodes: usize,
 }
 
 struct Known {
@@ -28,12 +28,12 @@ struct Known {
 }
 
 impl Worker {
-    pub fn new(epoch: Epoch, config: EngineConfig) -> Self {
+    pub(crate) fn new(epoch: Epoch, config: EngineConfig) -> Self {
         let cache = vec![[0; BLOCK_TOKENS]; config.kv_blocks];
         Self { epoch, step: StepId(0), config, cache, sequences: HashMap::new(), images: HashMap::new(), encodes: 0 }
     }
 
-    pub fn run(&mut self, plan: &StepPlan) -> StepOutput {
+    pub(crate) fn run(&mut self, plan: &StepPlan) -> StepOutput {
         assert_eq!((plan.epoch, plan.step), (self.epoch, StepId(self.step.0 + 1)));
         self.step = plan.step;
         for sequence in &plan.end {

@@ -24,7 +24,7 @@ fn content_is_a_string_or_parts_and_images_come_in_both_spellings() {
         {"role": "assistant", "content": null},
     ]}))
     .unwrap();
-    let Input::Messages(messages) = request.input else { panic!("messages") };
+    let Some(Input::Messages(messages)) = request.input else { panic!("messages") };
     assert_eq!(messages[0].role, "system");
     assert!(matches!(&messages[0].content, Content::Text(text) if text == "Be brief."));
     let Content::Parts(parts) = &messages[1].content else { panic!("parts") };

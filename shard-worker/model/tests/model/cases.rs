@@ -7,35 +7,35 @@ use tessera_types::{Grid, ImageEncode, ImageKey, PlacedImage, TokenId, special};
 
 use crate::npz;
 
-pub const NAMES: [&str; 8] =
+pub(crate) const NAMES: [&str; 8] =
     ["text_short", "text_multi", "image1", "image1_tall", "image3", "image_turns", "text_long", "image_long"];
 
 const PATCH: usize = 16;
 
 /// One case.
-pub struct Case {
-    pub name: &'static str,
-    pub ids: Vec<TokenId>,
-    pub placed: Vec<PlacedImage>,
-    pub images: Vec<ImageEncode>,
-    pub greedy: Vec<TokenId>,
-    pub prefill_logits: Vec<f32>,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) placed: Vec<PlacedImage>,
+    pub(crate) images: Vec<ImageEncode>,
+    pub(crate) greedy: Vec<TokenId>,
+    pub(crate) prefill_logits: Vec<f32>,
     /// Of each greedy step, one behind the other.
-    pub step_logits: Vec<f32>,
-    pub vision: Vec<f32>,
-    pub projected: Vec<f32>,
+    pub(crate) step_logits: Vec<f32>,
+    pub(crate) vision: Vec<f32>,
+    pub(crate) projected: Vec<f32>,
 }
 
 /// A folder of the tiny random checkpoint's fixtures: `hf`, `mistral` or `golden`.
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-random")).join(name)
 }
 
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     NAMES.iter().enumerate().map(|(number, name)| load(number, name)).collect()
 }
 
-pub fn load(number: usize, name: &'static str) -> Case {
+pub(crate) fn load(number: usize, name: &'static str) -> Case {
     let arrays = npz::read(&fixture("golden").join(format!("{name}.npz")));
     let floats = |key: &str| arrays.get(key).map(npz::Array::floats).unwrap_or_default();
     let tokens = |key: &str| arrays[key].ids().into_iter().map(TokenId).collect::<Vec<_>>();

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use tessera_collective::{Collective, GroupConfig, Solo, Transport};
 use tessera_device::Dtype;
 use tessera_device::cpu::{CpuConfig, CpuDevice};
 use tessera_model::{CacheConfig, Model, ModelError, WeightSource};
@@ -12,51 +15,52 @@ use tessera_types::{
 
 use crate::cases::Case;
 
-pub const BLOCKS: usize = 600;
+pub(crate) const BLOCKS: usize = 600;
 
 /// Runs `work` on every rank of a group over a checkpoint; the results in rank order.
-pub fn group<R: Send>(folder: &Path, tp: usize, dtype: Dtype, work: impl Fn(&mut Model<CpuDevice>) -> R + Sync) -> Vec<R> {
+pub(crate) fn group<R: Send>(folder: &Path, tp: usize, dtype: Dtype, work: impl Fn(&mut Model<CpuDevice>) -> R + Sync) -> Vec<R> {
     group_of(&WeightSource::open(folder).unwrap(), tp, dtype, work)
 }
 
 /// The same over any weights.
-pub fn group_of<R: Send>(source: &WeightSource, tp: usize, dtype: Dtype, work: impl Fn(&mut Model<CpuDevice>) -> R + Sync) -> Vec<R> {
-    let collectives = tessera_collective::shm::threads(tp).unwrap();
+pub(crate) fn group_of<R: Send>(source: &WeightSource, tp: usize, dtype: Dtype, work: impl Fn(&mut Model<CpuDevice>) -> R + Sync) -> Vec<R> {
+    static GROUPS: AtomicU64 = AtomicU64::new(0);
+    let name = format!("model-test-{}-{}", std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed));
+    let config = |rank: usize| GroupConfig {
+        group: name.clone(),
+        epoch: Epoch(1),
+        rank: Rank(rank as u16),
+        size: tp,
+        transport: Transport::Shm,
+        deadline: Duration::from_secs(120),
+    };
     std::thread::scope(|scope| {
         let work = &work;
-        let spawn = |collective| {
+        let spawn = |config: GroupConfig| {
             scope.spawn(move || {
-                let mut model = load(source, tp, collective, dtype).unwrap();
-                work(&mut model)
+                let collective = tessera_collective::join(&config).unwrap();
+                work(&mut load(source, tp, collective, dtype).unwrap())
             })
         };
-        let ranks: Vec<_> = collectives.into_iter().map(spawn).collect();
+        let ranks: Vec<_> = (0..tp).map(config).map(spawn).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
 
 /// One rank's model.
-pub fn load(
-    source: &WeightSource,
-    tp: usize,
-    collective: Box<dyn tessera_collective::Collective>,
-    dtype: Dtype,
-) -> Result<Model<CpuDevice>, ModelError> {
+pub(crate) fn load(source: &WeightSource, tp: usize, collective: Box<dyn Collective>, dtype: Dtype) -> Result<Model<CpuDevice>, ModelError> {
     let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap();
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
     Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| {})
 }
 
 /// A model of one rank.
-pub fn alone(source: &WeightSource, dtype: Dtype) -> Model<CpuDevice> {
-    let collective = tessera_collective::Solo::default();
-    let plan = ShardPlan::new(source.spec(), 1, Rank(0)).unwrap();
-    let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
-    Model::load(source, plan, device, Box::new(collective), CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| {}).unwrap()
+pub(crate) fn alone(source: &WeightSource, dtype: Dtype) -> Model<CpuDevice> {
+    load(source, 1, Box::new(Solo::default()), dtype).unwrap()
 }
 
 /// A plan that does nothing.
-pub fn empty_plan(step: u64) -> StepPlan {
+pub(crate) fn empty_plan(step: u64) -> StepPlan {
     StepPlan {
         epoch: Epoch(1),
         step: StepId(step),
@@ -69,7 +73,7 @@ pub fn empty_plan(step: u64) -> StepPlan {
 }
 
 /// A start of a case.
-pub fn start(id: u64, case: &Case, sampling: SamplingParams) -> SequenceStart {
+pub(crate) fn start(id: u64, case: &Case, sampling: SamplingParams) -> SequenceStart {
     SequenceStart {
         sequence: SequenceId(id),
         tokens: case.ids.clone(),
@@ -80,7 +84,7 @@ pub fn start(id: u64, case: &Case, sampling: SamplingParams) -> SequenceStart {
 }
 
 /// Greedy, with five log-probabilities.
-pub fn greedy() -> SamplingParams {
+pub(crate) fn greedy() -> SamplingParams {
     let mut params = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     params.logprobs.generated = Some(5);
     params
@@ -94,30 +98,30 @@ struct Running {
 }
 
 /// Builds plans: hands out blocks and counts positions.
-pub struct Driver {
-    pub plan: StepPlan,
+pub(crate) struct Driver {
+    pub(crate) plan: StepPlan,
     running: HashMap<SequenceId, Running>,
     next_block: u32,
 }
 
 impl Driver {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { plan: empty_plan(1), running: HashMap::new(), next_block: 0 }
     }
 
-    pub fn start(&mut self, start: SequenceStart) {
+    pub(crate) fn start(&mut self, start: SequenceStart) {
         self.running.insert(start.sequence, Running { known: start.tokens.len(), cached: 0, blocks: 0 });
         self.plan.start.push(start);
     }
 
     /// Tokens of a sequence that are not in the cache.
-    pub fn left(&self, id: u64) -> usize {
+    pub(crate) fn left(&self, id: u64) -> usize {
         let running = &self.running[&SequenceId(id)];
         running.known - running.cached
     }
 
     /// Adds a chunk of at most `most` tokens; it samples if it reaches the last one known.
-    pub fn chunk(&mut self, id: u64, most: usize) {
+    pub(crate) fn chunk(&mut self, id: u64, most: usize) {
         let sequence = SequenceId(id);
         let running = self.running.get_mut(&sequence).unwrap();
         let len = most.min(running.known - running.cached);
@@ -132,7 +136,7 @@ impl Driver {
     }
 
     /// Runs the plan and begins the next one.
-    pub fn step(&mut self, model: &mut Model<CpuDevice>, observe: &mut dyn FnMut(SequenceId, u32, &[f32])) -> StepOutput {
+    pub(crate) fn step(&mut self, model: &mut Model<CpuDevice>, observe: &mut dyn FnMut(SequenceId, u32, &[f32])) -> StepOutput {
         let next = empty_plan(self.plan.step.0 + 1);
         let plan = std::mem::replace(&mut self.plan, next);
         model.step_observed(&plan, observe).unwrap()

@@ -7,3 +7,6 @@ mod equality;
 mod golden;
 mod npz;
 mod plans;
+mod reference;
+mod shapes;
+mod speed;

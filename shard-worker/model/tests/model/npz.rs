@@ -5,21 +5,21 @@ use std::io::Read;
 use std::path::Path;
 
 /// An array of 32-bit numbers.
-pub struct Array {
-    pub shape: Vec<usize>,
+pub(crate) struct Array {
+    pub(crate) shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl Array {
-    pub fn floats(&self) -> Vec<f32> {
+    pub(crate) fn floats(&self) -> Vec<f32> {
         self.words().map(f32::from_le_bytes).collect()
     }
 
-    pub fn ids(&self) -> Vec<u32> {
+    pub(crate) fn ids(&self) -> Vec<u32> {
         self.words().map(u32::from_le_bytes).collect()
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -29,7 +29,7 @@ impl Array {
 }
 
 /// Arrays by name.
-pub fn read(path: &Path) -> HashMap<String, Array> {
+pub(crate) fn read(path: &Path) -> HashMap<String, Array> {
     let zip = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let u16_at = |at: usize| usize::from(u16::from_le_bytes([zip[at], zip[at + 1]]));
     let u32_at = |at: usize| u32::from_le_bytes(zip[at..at + 4].try_into().unwrap()) as usize;

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use tessera_collective::Solo;
 use tessera_device::Dtype;
 use tessera_device::cpu::CpuDevice;
 use tessera_model::{Model, ModelError, PlanError, WeightSource};
@@ -200,4 +201,17 @@ fn a_sequence_that_is_started_again_goes_on_where_it_was() {
         tokens.push(driver.step(&mut model, &mut |_, _, _| {}).sampled[0].token);
     }
     assert_eq!(tokens, case.greedy[10..]);
+}
+
+#[test]
+fn a_model_that_joins_a_new_group_starts_afresh() {
+    let mut model = running();
+    model.join(Box::new(Solo::default())).unwrap();
+    let next = with(|p| p.chunks.push(chunk(1, image_case().ids.len(), 1, 500..501)));
+    assert_eq!(model.step(&next), Err(ModelError::Plan(PlanError::UnknownSequence(SequenceId(1)))));
+    let mut driver = Driver::new();
+    driver.plan.encode = image_case().images.clone();
+    driver.start(start(1, image_case(), greedy()));
+    driver.chunk(1, usize::MAX);
+    assert_eq!(driver.step(&mut model, &mut |_, _, _| {}).sampled[0].token, image_case().greedy[0]);
 }

@@ -46,11 +46,11 @@ impl<E: Element> Kernel for Run<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let Heads { heads, kv_heads, head_dim } = self.attention.heads;
         let (group, width) = (heads / kv_heads, self.pages.layout.width);
         let mut states = Vec::with_capacity(self.tiles.len());
-        let mut memory = self.memory;
+        let mut memory = std::mem::take(&mut self.memory);
         for tile in self.tiles {
             let (own, rest) = memory.split_at_mut(State::numbers(tile.height, head_dim, width));
             memory = rest;

@@ -87,6 +87,3 @@ pub(super) fn attend_images(
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -96,6 +96,3 @@ fn multiply<E: Element>(
         block::run(isa, block);
     })
 }
-
-#[cfg(test)]
-mod tests;

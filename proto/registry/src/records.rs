@@ -1,0 +1,63 @@
+//! What is registered.
+
+use serde::{Deserialize, Serialize};
+
+/// A shard worker that can be claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// Unique among workers.
+    pub id: String,
+    /// Where coordinators call it, as a URI.
+    pub address: String,
+    /// What it computes on: `cpu`, `cuda`.
+    pub device: String,
+    /// Memory for weights and cache, in bytes.
+    pub memory_bytes: u64,
+    /// Ranks of one host meet in shared memory.
+    pub host: String,
+    /// What it holds already: model, degree and rank; such a worker is claimed first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Whether it may be claimed.
+    pub state: WorkerState,
+}
+
+/// Whether a worker may be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It may.
+    Ready,
+    /// It finishes what it does, and leaves.
+    Draining,
+}
+
+/// A coordinator's hold on a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    /// The replica that holds it.
+    pub replica: String,
+}
+
+/// A replica that takes requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Unique among replicas.
+    pub id: String,
+    /// Where routers call its coordinator, as a URI.
+    pub address: String,
+    /// The group's life; 0 while it has none.
+    pub epoch: u64,
+    /// Ranks.
+    pub tp: u16,
+    /// The model's name.
+    pub model: String,
+    /// Whether it takes requests.
+    pub ready: bool,
+    /// It finishes what it has, and takes nothing new.
+    pub draining: bool,
+    /// Prompt tokens that wait.
+    pub queued_tokens: u64,
+    /// Sequences that run.
+    pub running: u32,
+}

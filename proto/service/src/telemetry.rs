@@ -1,0 +1,113 @@
+//! Logs to standard error, and spans by OTLP where an endpoint is configured.
+
+use std::{io::stderr, time::Duration};
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a person.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to tell, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    /// Name of the process in traces.
+    pub service: String,
+    /// Which log lines, as `tracing`'s filter says it: `info`, `tessera_router=debug`.
+    pub filter: String,
+    /// How they look.
+    pub format: LogFormat,
+    /// Where spans go by OTLP over gRPC; nowhere when `None`.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl TelemetryConfig {
+    /// From `TESSERA_LOG`, `TESSERA_LOG_FORMAT` (`human`, `json`) and `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// `filter` holds where the first is unset.
+    pub fn from_env(service: &str, filter: &str) -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let json = variable("TESSERA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
+        Self {
+            service: service.to_owned(),
+            filter: variable("TESSERA_LOG").unwrap_or_else(|| filter.to_owned()),
+            format: if json { LogFormat::Json } else { LogFormat::Human },
+            otlp_endpoint: variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        }
+    }
+}
+
+/// Telemetry that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error("`{filter}` is no log filter: {problem}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No exporter for the endpoint.
+    #[error("spans cannot go to {endpoint}: {problem}")]
+    Exporter {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Metrics cannot be recorded.
+    #[error("metrics cannot be recorded: {0}")]
+    Metrics(String),
+}
+
+/// Telemetry of a process; spans not yet sent are sent when it is dropped.
+#[must_use = "telemetry ends when this is dropped"]
+pub struct Telemetry {
+    spans: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Starts logs, metrics and spans. Must be called inside a tokio runtime when spans are exported. Where another
+    /// subscriber is in place already, it stays.
+    pub fn start(config: &TelemetryConfig) -> Result<Self, TelemetryError> {
+        crate::metrics::install().map_err(|error| TelemetryError::Metrics(error.to_string()))?;
+        let filter = EnvFilter::try_new(&config.filter);
+        let filter =
+            filter.map_err(|error| TelemetryError::Filter { filter: config.filter.clone(), problem: error.to_string() })?;
+        let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
+        let lines = match config.format {
+            LogFormat::Human => lines.boxed(),
+            LogFormat::Json => lines.json().boxed(),
+        };
+        let spans = config.otlp_endpoint.as_deref().map(|endpoint| provider(&config.service, endpoint)).transpose()?;
+        let exported = spans.as_ref().map(|spans| tracing_opentelemetry::layer().with_tracer(spans.tracer("tessera")));
+        let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
+        Ok(Self { spans })
+    }
+}
+
+fn provider(service: &str, endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(Duration::from_secs(5)).build();
+    let exporter =
+        exporter.map_err(|error| TelemetryError::Exporter { endpoint: endpoint.to_owned(), problem: error.to_string() })?;
+    let resource = Resource::builder().with_service_name(service.to_owned()).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(spans) = &self.spans {
+            // A collector that is away must not keep the process from ending.
+            let _ = spans.shutdown_with_timeout(Duration::from_secs(2));
+        }
+    }
+}

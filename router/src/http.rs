@@ -1,0 +1,125 @@
+//! The OpenAI-compatible front.
+
+mod answer;
+mod bodies;
+mod call;
+mod chat_request;
+mod chunks;
+mod completion_request;
+mod error;
+mod fields;
+mod logprobs;
+mod sampling;
+mod server;
+mod sse;
+mod whole;
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Request, State},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+pub(crate) use self::server::serve;
+use self::{
+    answer::{Answer, Api},
+    call::Call,
+    chunks::Chunks,
+    sampling::Delivery,
+};
+use crate::{RequestError, request, router::Router};
+
+/// Every path that is answered.
+pub(crate) fn routes(router: Arc<Router>) -> axum::Router {
+    let guarded = axum::Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(model))
+        .layer(middleware::from_fn_with_state(router.clone(), keys));
+    guarded
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(|| async { plain_error(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async { plain_error(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method") })
+        .layer(middleware::from_fn(call::name))
+        .with_state(router)
+}
+
+async fn chat(State(router): State<Arc<Router>>, Extension(call): Extension<Call>, body: Request) -> Result<Response, RequestError> {
+    let body = call::read(body, router.limits()).await?;
+    let (request, delivery) = chat_request::parse(&body, &call)?;
+    drop(body);
+    answer(&router, Api::Chat, &call, request, delivery).await
+}
+
+async fn completions(State(router): State<Arc<Router>>, Extension(call): Extension<Call>, body: Request) -> Result<Response, RequestError> {
+    let body = call::read(body, router.limits()).await?;
+    let (request, delivery) = completion_request::parse(&body, &call)?;
+    drop(body);
+    answer(&router, Api::Text, &call, request, delivery).await
+}
+
+async fn answer(
+    router: &Router,
+    api: Api,
+    call: &Call,
+    request: request::Request,
+    delivery: Delivery,
+) -> Result<Response, RequestError> {
+    let (_, session) = router.generate(request).await?;
+    let answer = Answer::new(api, call.id(), router.model_name(), session.prepared());
+    if delivery.stream {
+        return Ok(sse::respond(session.events(), Chunks::new(answer, delivery)));
+    }
+    let body = whole::collect(&answer, session.events()).await?;
+    Ok(Json(body).into_response())
+}
+
+fn model_card(router: &Router) -> Value {
+    json!({
+        "id": router.model_name(),
+        "object": "model",
+        "created": router.since(),
+        "owned_by": "tessera",
+        "max_model_len": router.max_context(),
+    })
+}
+
+async fn models(State(router): State<Arc<Router>>) -> Json<Value> {
+    Json(json!({ "object": "list", "data": [model_card(&router)] }))
+}
+
+async fn model(State(router): State<Arc<Router>>, Path(name): Path<String>) -> Result<Json<Value>, RequestError> {
+    router.check_model(&name)?;
+    Ok(Json(model_card(&router)))
+}
+
+async fn health(State(router): State<Arc<Router>>) -> Response {
+    match router.health() {
+        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response(),
+    }
+}
+
+async fn metrics(State(router): State<Arc<Router>>) -> Response {
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, text)], router.metrics()).into_response()
+}
+
+async fn keys(State(router): State<Arc<Router>>, request: Request, next: middleware::Next) -> Result<Response, RequestError> {
+    let key = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    router.keys().check(key)?;
+    Ok(next.run(request).await)
+}
+
+fn plain_error(status: StatusCode, message: &str) -> Response {
+    let error = json!({ "error": { "message": message, "type": "invalid_request_error", "param": null, "code": null } });
+    (status, Json(error)).into_response()
+}

@@ -1,0 +1,89 @@
+//! What is known of an HTTP call before its body is read, and the reading of it.
+
+use std::{error::Error, time::Duration};
+
+use axum::{
+    extract::Request,
+    middleware::Next,
+    response::Response,
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::{Instant, timeout};
+
+use crate::{Limits, RequestError, request, trace::Trace};
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest name a client may give its request.
+const MAX_ID: usize = 128;
+/// How long a body may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
+
+/// One HTTP call.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    id: String,
+    arrived: Instant,
+    trace: Trace,
+}
+
+impl Call {
+    /// Its name.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A request that asks for nothing yet.
+    pub(crate) fn request(&self) -> request::Request {
+        request::Request {
+            model: String::new(),
+            id: self.id.clone(),
+            input: None,
+            sampling: request::RawSampling::default(),
+            priority: 0,
+            return_token_ids: false,
+            arrived: self.arrived,
+            deadline: None,
+            trace: self.trace.clone(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self { id: "test".into(), arrived: Instant::now(), trace: Trace::begin(&http::HeaderMap::new()) }
+    }
+}
+
+/// Names the call, by the client's own name for it if that is fit for a header and a log.
+pub(crate) async fn name(mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    let fit = given.filter(|id| (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+    let id = fit.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
+    let trace = Trace::begin(request.headers());
+    let value = HeaderValue::from_str(&id).ok();
+    request.extensions_mut().insert(Call { id, arrived: Instant::now(), trace });
+    let mut response = next.run(request).await;
+    if let Some(value) = value {
+        response.headers_mut().insert(&REQUEST_ID, value);
+    }
+    response
+}
+
+/// Reads a body within the limits of size and time.
+pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Bytes, RequestError> {
+    let limit = limits.max_body_bytes;
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > limit) {
+        return Err(RequestError::too_large(limit));
+    }
+    let body = timeout(BODY_WITHIN, Limited::new(request.into_body(), limit).collect()).await;
+    let body = body.map_err(|_| RequestError::unreadable(format!("the body did not arrive within {BODY_WITHIN:?}")))?;
+    body.map(|body| body.to_bytes()).map_err(|error| {
+        let causes = std::iter::successors(Some(&*error as &dyn Error), |error| error.source());
+        match causes.into_iter().any(|error| error.is::<LengthLimitError>()) {
+            true => RequestError::too_large(limit),
+            false => RequestError::unreadable(format!("the body could not be read: {error}")),
+        }
+    })
+}

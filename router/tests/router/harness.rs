@@ -1,0 +1,140 @@
+//! A router in front of fakes, and ways to talk to it.
+
+use std::time::Duration;
+
+use tessera_proto::v1::{self, inference_client::InferenceClient};
+use tessera_registry::{Kept, MemoryStore, Registry, ReplicaRecord};
+use tessera_router::{ModelSource, Patience, RouterConfig, RouterHandle};
+use tessera_types::{ModelSpec, VisionSpec};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::fake::{Fake, Script};
+
+/// A router in front of fakes.
+pub struct House {
+    pub grpc: String,
+    pub http: String,
+    pub fakes: Vec<Fake>,
+    pub registry: Registry,
+    shutdown: CancellationToken,
+    _lease: Kept,
+    _router: RouterHandle,
+}
+
+/// A small shape whose text is its bytes: token 1000 + b is the byte b.
+pub fn shape() -> ModelSpec {
+    let mut spec = ModelSpec::bench_1b();
+    spec.decoder.vocab_size = 4096;
+    spec.max_context = 4096;
+    spec.vision = Some(VisionSpec { image_size: 1024, ..ModelSpec::pixtral_12b().vision.unwrap() });
+    spec
+}
+
+pub fn config() -> RouterConfig {
+    let mut config = RouterConfig::new("bytes", ModelSource::Shape(Box::new(shape())));
+    config.patience =
+        Patience { start: Duration::from_millis(1500), failover: Duration::from_secs(5), accept: Duration::from_secs(2) };
+    config.drain = Duration::from_millis(500);
+    config
+}
+
+impl House {
+    /// One fake with a script, the usual configuration.
+    pub async fn of(script: Script) -> Self {
+        Self::with(config(), vec![script]).await
+    }
+
+    pub async fn with(config: RouterConfig, scripts: Vec<Script>) -> Self {
+        let registry = Registry::new(MemoryStore::new());
+        let lease = registry.lease(Duration::from_secs(60)).await.unwrap();
+        let mut fakes = Vec::new();
+        for (at, script) in scripts.into_iter().enumerate() {
+            let fake = Fake::start(script).await;
+            let address = format!("http://{}", fake.address);
+            let record = ReplicaRecord { id: format!("replica-{at}"), address, ready: true, ..Default::default() };
+            registry.put_replica(lease.id(), &record).await.unwrap();
+            fakes.push(fake);
+        }
+        let shutdown = CancellationToken::new();
+        let router = tessera_router::run(config, registry.clone(), shutdown.clone()).await.unwrap();
+        let (grpc, http) = (format!("http://{}", router.grpc), format!("http://{}", router.http));
+        let house = Self { grpc, http, fakes, registry, shutdown, _lease: lease, _router: router };
+        house.settle().await;
+        house
+    }
+
+    /// Waits until the router has heard of every fake that is ready.
+    async fn settle(&self) {
+        let ready = self.fakes.iter().filter(|fake| fake.script.lock().ready).count();
+        for _ in 0..200 {
+            let metrics = self.get("/metrics").await.1;
+            if ready == 0 || metrics.lines().any(|line| line == format!("tessera_router_replicas_ready {ready}")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    pub fn seen(&self) -> &crate::fake::Seen {
+        &self.fakes[0].seen
+    }
+
+    pub async fn client(&self) -> InferenceClient<Channel> {
+        InferenceClient::connect(self.grpc.clone()).await.unwrap().max_decoding_message_size(64 << 20)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let response = reqwest::get(format!("{}{path}", self.http)).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+        let client = reqwest::Client::new();
+        client.post(format!("{}{path}", self.http)).header("content-type", "application/json").body(body).send().await.unwrap()
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Waits until `done`, and says what it waited for if that never comes.
+pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never happened: {what}");
+}
+
+pub fn text_part(text: &str) -> v1::Part {
+    v1::Part { part: Some(v1::part::Part::Text(text.into())) }
+}
+
+pub fn image_part(source: v1::image::Source) -> v1::Part {
+    v1::Part { part: Some(v1::part::Part::Image(v1::Image { source: Some(source), mime: String::new() })) }
+}
+
+pub fn chat(parts: Vec<v1::Part>) -> v1::GenerateRequest {
+    let messages = vec![v1::Message { role: "user".into(), parts }];
+    v1::GenerateRequest {
+        input: Some(v1::generate_request::Input::Messages(v1::Messages { messages })),
+        ..Default::default()
+    }
+}
+
+/// A question with sampling parameters.
+pub fn ask(sampling: v1::Sampling) -> v1::GenerateRequest {
+    v1::GenerateRequest { sampling: Some(sampling), ..chat(vec![text_part("Say it.")]) }
+}
+
+pub fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    image::DynamicImage::new_rgb8(width, height).write_to(&mut file, image::ImageFormat::Png).unwrap();
+    file.into_inner()
+}
