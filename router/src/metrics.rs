@@ -1,5 +1,7 @@
 //! What the router counts. Handles are looked up once, not for every token.
 
+use std::time::Duration;
+
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tessera_service::metrics as names;
 use tokio::time::Instant;
@@ -45,10 +47,10 @@ impl Metrics {
         Tally { metrics: self.clone(), front, arrived, outcome: ErrorKind::Cancelled.name() }
     }
 
-    /// An image was prepared, in so many seconds.
-    pub(crate) fn image(&self, seconds: f64) {
+    /// An image was prepared.
+    pub(crate) fn image(&self, spent: Duration) {
         self.images.increment(1);
-        self.image_prepare.record(seconds);
+        self.image_prepare.record(spent);
     }
 
     /// So many replicas are ready.

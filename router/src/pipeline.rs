@@ -3,23 +3,23 @@
 //! What is cheap comes first: names, ranges and counts, then image headers, from which the whole prompt's length
 //! follows; images are decoded only for a prompt that fits.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
-use tessera_types::{ImageEncode, PlacedImage, TokenId};
-use tokio::time::Instant;
+use tessera_prompt::Tokenizer;
+use tessera_types::{Grid, ImageEncode, ImageKey, PlacedImage, TokenId};
+use tokio::{task::spawn_blocking, time::Instant};
 
 use crate::{
-    Limits, RequestError,
-    admission::{Admission, Permit},
+    Limits, RequestError, RouterConfig,
+    admission::Permit,
     event::{Timings, Usage},
-    layout::{self, Layout},
-    media::{Image, Media},
+    layout::{Layout, check, lay_out},
+    media::{Media, Probed},
+    metrics::Metrics,
     model::Model,
     request::{Input, Request},
     resolve::{Resolved, resolve},
-    session::Sequence,
     trace::Trace,
-    vocabulary::Vocabulary,
 };
 
 /// A request that a replica can run.
@@ -40,6 +40,8 @@ pub(crate) struct Prepared {
     pub(crate) priority: i32,
     /// Whether token ids are to be told.
     pub(crate) return_token_ids: bool,
+    /// When it came.
+    pub(crate) arrived: Instant,
     /// When it must be over.
     pub(crate) deadline: Instant,
     /// What was spent on it already.
@@ -47,29 +49,47 @@ pub(crate) struct Prepared {
     /// The trace it is part of.
     pub(crate) trace: Trace,
     /// What its tokens mean.
-    pub(crate) vocabulary: Arc<Vocabulary>,
-    arrived: Instant,
-    _permit: Permit,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// Its share of what the router takes on.
+    pub(crate) permit: Option<Permit>,
+}
+
+impl Prepared {
+    /// Whether log-probabilities of generated tokens are to be told.
+    pub(crate) fn wants_logprobs(&self) -> bool {
+        self.resolved.sequences.first().is_some_and(|params| params.logprobs.generated.is_some())
+    }
+
+    /// Whether deltas say which tokens came.
+    pub(crate) fn tells_tokens(&self) -> bool {
+        self.return_token_ids || self.wants_logprobs()
+    }
+
+    /// Microseconds since it came.
+    pub(crate) fn elapsed_us(&self) -> u64 {
+        self.arrived.elapsed().as_micros() as u64
+    }
+
+    /// What it takes before anything is generated.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.tokens.len() as u32,
+            image_tokens: self.image_tokens,
+            images: self.images.len() as u32,
+            timings: self.timings,
+            generated_tokens: 0,
+        }
+    }
 }
 
 /// What a dry run finds.
 pub(crate) struct Count {
     /// Tokens of the prompt, images included.
     pub(crate) prompt_tokens: usize,
-    /// Every image's cost.
-    pub(crate) images: Vec<ImageCost>,
+    /// Every image's cost: width and height as given, and patches as encoded.
+    pub(crate) images: Vec<(u32, u32, Grid)>,
     /// Tokens of prompt and answer at most.
     pub(crate) max_context: usize,
-}
-
-/// What an image costs.
-pub(crate) struct ImageCost {
-    /// As given, in pixels.
-    pub(crate) width: u32,
-    /// As given, in pixels.
-    pub(crate) height: u32,
-    /// As encoded.
-    pub(crate) grid: tessera_types::Grid,
 }
 
 /// Prepares requests.
@@ -77,4 +97,117 @@ pub(crate) struct Pipeline {
     model: Arc<Model>,
     limits: Limits,
     media: Media,
+}
+
+impl Pipeline {
+    pub(crate) fn new(model: Arc<Model>, config: &RouterConfig, metrics: Metrics) -> Self {
+        let media = Media::new(model.spec.vision.clone(), config, metrics);
+        Self { model, limits: config.limits.clone(), media }
+    }
+
+    /// Prepares a request for a context of `max_context` tokens. `hold` is asked before memory for pixels is taken.
+    pub(crate) async fn prepare(
+        &self,
+        request: Request,
+        deadline: Instant,
+        max_context: usize,
+        mut hold: impl FnMut(usize) -> Result<(), RequestError>,
+    ) -> Result<Prepared, RequestError> {
+        self.model.check_name(&request.model)?;
+        let mut resolved = resolve(&request.sampling, &self.limits, self.model.spec.decoder.vocab_size)?;
+        let input = request.input.ok_or_else(|| RequestError::invalid("input", "is missing: give messages, text or tokens"))?;
+        check(&input, &self.model)?;
+        hold(input.bytes())?;
+        let mut timings = Timings::default();
+        let probed = self.probe(&input, &mut timings).await?;
+        let grids: Vec<Grid> = probed.iter().map(|image| image.grid).collect();
+        let field = input.field();
+        let layout = self.lay_out(input, grids.clone()).await?;
+        resolved.fit(field, layout.tokens.len(), max_context)?;
+        hold(self.media.prepared_bytes(&probed))?;
+        let started = Instant::now();
+        let encodes = self.media.prepare(probed).await?;
+        timings.image_decode_us += started.elapsed().as_micros() as u64;
+        let placed = |&(image, at): &(usize, u32)| Some(PlacedImage { key: encodes.get(image)?.key, at, grid: *grids.get(image)? });
+        let images = layout.images.iter().filter_map(placed).collect();
+        let id = if request.id.is_empty() { format!("{:032x}", rand::random::<u128>()) } else { request.id };
+        request.trace.name(&id);
+        Ok(Prepared {
+            id,
+            tokens: layout.tokens,
+            images,
+            pixels: distinct(encodes),
+            image_tokens: grids.iter().map(|grid| grid.tokens() as u32).sum(),
+            resolved,
+            priority: request.priority,
+            return_token_ids: request.return_token_ids,
+            arrived: request.arrived,
+            deadline,
+            timings,
+            trace: request.trace,
+            tokenizer: self.model.tokenizer.clone(),
+            permit: None,
+        })
+    }
+
+    /// What a prompt, and images of these sizes behind it, would cost.
+    pub(crate) async fn count(&self, input: Option<Input>, sizes: Vec<(u32, u32)>, max_context: usize) -> Result<Count, RequestError> {
+        let mut images = Vec::new();
+        let mut prompt_tokens = 0;
+        if let Some(input) = input {
+            check(&input, &self.model)?;
+            let probed = self.probe(&input, &mut Timings::default()).await?;
+            images.extend(probed.iter().map(|image| (image.width, image.height, image.grid)));
+            let grids = images.iter().map(|&(_, _, grid)| grid).collect();
+            prompt_tokens = self.lay_out(input, grids).await?.tokens.len();
+        }
+        for (at, (width, height)) in sizes.into_iter().enumerate() {
+            let grid = self.media.grid(width, height);
+            let grid = grid.map_err(|problem| RequestError::invalid(format!("image_sizes[{at}]"), problem))?;
+            prompt_tokens += grid.tokens();
+            images.push((width, height, grid));
+        }
+        Ok(Count { prompt_tokens, images, max_context })
+    }
+
+    /// Text as tokens. A long text is a matter for a thread of its own.
+    pub(crate) async fn tokenize(&self, text: String) -> Result<Vec<TokenId>, RequestError> {
+        let tokenizer = self.model.tokenizer.clone();
+        if text.len() < SHORT_TEXT {
+            return Ok(tokenizer.encode(&text));
+        }
+        spawn_blocking(move || tokenizer.encode(&text)).await.map_err(|error| RequestError::internal(error.to_string()))
+    }
+
+    /// Whether any image URL is fetched.
+    pub(crate) fn fetches_urls(&self) -> bool {
+        self.media.fetches_urls()
+    }
+
+    async fn probe(&self, input: &Input, timings: &mut Timings) -> Result<Vec<Probed>, RequestError> {
+        let images = input.images();
+        if images.len() > self.limits.max_images {
+            let problem = format!("has {} images; at most {} are taken in a request", images.len(), self.limits.max_images);
+            return Err(RequestError::invalid(input.field(), problem));
+        }
+        self.media.probe(images, timings).await
+    }
+
+    async fn lay_out(&self, input: Input, grids: Vec<Grid>) -> Result<Layout, RequestError> {
+        let model = self.model.clone();
+        if input.text_bytes() < SHORT_TEXT {
+            return lay_out(&model, &input, &grids);
+        }
+        let laid_out = spawn_blocking(move || lay_out(&model, &input, &grids)).await;
+        laid_out.map_err(|error| RequestError::internal(error.to_string()))?
+    }
+}
+
+/// Text up to so many bytes is turned into tokens where it is, in well under a millisecond.
+const SHORT_TEXT: usize = 8 << 10;
+
+/// Each image once, however often it stands in the prompt.
+fn distinct(encodes: Vec<ImageEncode>) -> Vec<ImageEncode> {
+    let mut seen: HashSet<ImageKey> = HashSet::new();
+    encodes.into_iter().filter(|encode| seen.insert(encode.key)).collect()
 }

@@ -167,3 +167,48 @@ impl Input {
         }
     }
 }
+
+impl Input {
+    /// The input's field in the gRPC API.
+    pub(crate) fn field(&self) -> &'static str {
+        match self {
+            Self::Messages(_) => "messages",
+            Self::Text(_) => "text",
+            Self::Tokens { .. } => "tokens",
+        }
+    }
+
+    /// What it takes in memory, roughly: its text, its ids, its images as they came.
+    pub(crate) fn bytes(&self) -> usize {
+        let images: usize = self.images().iter().map(|(_, image)| image.data.bytes()).sum();
+        images + self.text_bytes()
+    }
+
+    /// Bytes of text, or of token ids.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Messages(messages) => messages.iter().map(Message::text_bytes).sum(),
+            Self::Text(text) => text.len(),
+            Self::Tokens { ids, .. } => size_of_val(&ids[..]),
+        }
+    }
+}
+
+impl Message {
+    fn text_bytes(&self) -> usize {
+        match &self.content {
+            Content::Text(text) => text.len(),
+            Content::Parts(parts) => parts.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum(),
+        }
+    }
+}
+
+impl ImageData {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::DataUri(uri) => uri.len(),
+            Self::Url(_) | Self::Missing => 0,
+        }
+    }
+}

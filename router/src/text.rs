@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use tessera_types::TokenId;
 
-use crate::vocabulary::Vocabulary;
+use tessera_prompt::Tokenizer;
 
 /// The text of one sequence. Bytes that are no UTF-8 become U+FFFD, as if the whole had been decoded at once.
 pub(crate) struct TextStream {
-    vocabulary: Arc<Vocabulary>,
+    tokenizer: Arc<Tokenizer>,
     /// The beginning of a character: at most three bytes between two tokens.
     pending: Vec<u8>,
 }
 
 impl TextStream {
-    pub(crate) fn new(vocabulary: Arc<Vocabulary>) -> Self {
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Self {
         Self { vocabulary, pending: Vec::new() }
     }
 
     /// What becomes certain with one more token; control tokens say nothing.
     pub(crate) fn push(&mut self, token: TokenId) -> String {
         let mut text = String::new();
-        let bytes = self.vocabulary.bytes(token);
+        let bytes = self.tokenizer.token_bytes(token);
         if self.pending.is_empty()
             && let Ok(whole) = str::from_utf8(bytes)
         {
@@ -60,7 +60,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn stream() -> TextStream {
-        TextStream::new(Arc::new(Vocabulary::bytes_of_text()))
+        TextStream::new(Arc::new(Tokenizer::bytes()))
     }
 
     #[test]

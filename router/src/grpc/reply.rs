@@ -12,14 +12,13 @@ use crate::{
     event::{Accepted, Delta, Event, FinishReason, Finished, Usage},
     pipeline::{Count, Prepared},
     router::Router,
-    vocabulary::Vocabulary,
 };
 
 /// Says what a session says, in the wire's words.
 pub(super) struct Teller {
     model: String,
     prompt_ids: Vec<u32>,
-    vocabulary: Arc<Vocabulary>,
+    tokenizer: Arc<Tokenizer>,
     sequences: usize,
 }
 
@@ -29,7 +28,7 @@ impl Teller {
         Self {
             model: model.to_owned(),
             prompt_ids: ids(told),
-            vocabulary: prepared.vocabulary.clone(),
+            vocabulary: prepared.tokenizer.clone(),
             sequences: prepared.resolved.sequences.len(),
         }
     }
@@ -116,7 +115,7 @@ impl Teller {
     }
 
     fn bytes(&self, token: TokenId) -> Bytes {
-        Bytes::copy_from_slice(self.vocabulary.bytes(token))
+        Bytes::copy_from_slice(self.tokenizer.token_bytes(token))
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Answer {
     id: String,
     model: String,
     created: u64,
-    vocabulary: Arc<Vocabulary>,
+    tokenizer: Arc<Tokenizer>,
     /// Tokens of the prompt.
     pub(crate) prompt_tokens: u32,
     /// How many choices there are.
@@ -46,7 +46,7 @@ impl Answer {
             id: format!("{prefix}-{call_id}"),
             model: model.to_owned(),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            vocabulary: prepared.vocabulary.clone(),
+            vocabulary: prepared.tokenizer.clone(),
             prompt_tokens: prepared.tokens.len() as u32,
             choices: prepared.resolved.sequences.len(),
             prompt_ids: prepared.return_token_ids.then(|| prepared.tokens.clone()),
@@ -68,8 +68,8 @@ impl Answer {
     /// Log-probabilities in the endpoint's form, if they were asked for.
     pub(crate) fn logprobs(&self, tokens: &[TokenLogprob], offset: &mut usize) -> Option<Logprobs> {
         self.with_logprobs.then(|| match self.api {
-            Api::Chat => Logprobs::Chat(logprobs::chat(tokens, &self.vocabulary)),
-            Api::Text => Logprobs::Text(logprobs::text(tokens, &self.vocabulary, offset)),
+            Api::Chat => Logprobs::Chat(logprobs::chat(tokens, &self.tokenizer)),
+            Api::Text => Logprobs::Text(logprobs::text(tokens, &self.tokenizer, offset)),
         })
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tessera_types::{TokenId, TokenLogprob};
 
-use crate::vocabulary::Vocabulary;
+use tessera_prompt::Tokenizer;
 
 /// What stands for a probability of zero, since JSON has no infinity.
 const IMPOSSIBLE: f32 = -9999.0;
@@ -39,7 +39,7 @@ pub(crate) struct TextLogprobs {
 }
 
 /// The chat endpoint's form.
-pub(crate) fn chat(tokens: &[TokenLogprob], vocabulary: &Vocabulary) -> ChatLogprobs {
+pub(crate) fn chat(tokens: &[TokenLogprob], tokenizer: &Tokenizer) -> ChatLogprobs {
     let named = |token, logprob| named(token, logprob, vocabulary);
     let content = tokens.iter().map(|entry| ChatLogprob {
         token: named(entry.token, entry.logprob),
@@ -49,7 +49,7 @@ pub(crate) fn chat(tokens: &[TokenLogprob], vocabulary: &Vocabulary) -> ChatLogp
 }
 
 /// The older endpoint's form. `offset` is where in the text, in characters, the first token begins, and then the next.
-pub(crate) fn text(tokens: &[TokenLogprob], vocabulary: &Vocabulary, offset: &mut usize) -> TextLogprobs {
+pub(crate) fn text(tokens: &[TokenLogprob], tokenizer: &Tokenizer, offset: &mut usize) -> TextLogprobs {
     let mut lists = TextLogprobs::default();
     for entry in tokens {
         let token = spelled(entry.token, vocabulary);
@@ -63,12 +63,12 @@ pub(crate) fn text(tokens: &[TokenLogprob], vocabulary: &Vocabulary, offset: &mu
     lists
 }
 
-fn named(token: TokenId, logprob: f32, vocabulary: &Vocabulary) -> NamedLogprob {
+fn named(token: TokenId, logprob: f32, tokenizer: &Tokenizer) -> NamedLogprob {
     let logprob = logprob.max(IMPOSSIBLE);
-    NamedLogprob { token: spelled(token, vocabulary), logprob, bytes: vocabulary.bytes(token).to_vec() }
+    NamedLogprob { token: spelled(token, vocabulary), logprob, bytes: tokenizer.token_bytes(token).to_vec() }
 }
 
 /// A token's text; bytes that are no character on their own are shown as U+FFFD.
-fn spelled(token: TokenId, vocabulary: &Vocabulary) -> String {
-    String::from_utf8_lossy(vocabulary.bytes(token)).into_owned()
+fn spelled(token: TokenId, tokenizer: &Tokenizer) -> String {
+    String::from_utf8_lossy(tokenizer.token_bytes(token)).into_owned()
 }

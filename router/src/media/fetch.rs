@@ -3,15 +3,7 @@
 //! Names are resolved by [`Guard`], the only resolver the client has, so that the address checked is the address
 //! connected to and a name cannot point elsewhere a moment later. Redirects are followed here, each checked anew.
 
-use std::{
-    error::Error,
-    future::Future,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header};
@@ -19,16 +11,16 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{HttpConnector, dns::Name},
-    },
+    client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::time::timeout;
 use url::Url;
 
-use super::address::{Network, refusal};
+use super::{
+    address::{Network, refusal},
+    guard::{Guard, find_refusal, root_cause},
+};
 
 /// What may be fetched.
 #[derive(Clone, Debug)]
@@ -188,7 +180,8 @@ impl FetchPolicy {
         }
     }
 
-    fn refusal(&self, address: IpAddr) -> Option<&'static str> {
+    /// Why an address is not connected to; `None` when it may be.
+    pub(super) fn refusal(&self, address: IpAddr) -> Option<&'static str> {
         let named = self.networks.iter().any(|network| network.contains(address));
         if named { None } else { refusal(address) }
     }
@@ -208,7 +201,7 @@ impl Hosts {
 }
 
 fn client(policy: &Arc<FetchPolicy>) -> Result<HttpClient, String> {
-    let mut connector = HttpConnector::new_with_resolver(Guard { policy: policy.clone() });
+    let mut connector = HttpConnector::new_with_resolver(Guard::new(policy.clone()));
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(policy.timeout));
     let roots = HttpsConnectorBuilder::new().with_native_roots();
@@ -232,61 +225,6 @@ async fn read(response: Response<Incoming>, host: String, limit: usize) -> Resul
         content.extend_from_slice(&data);
     }
     Ok(content.freeze())
-}
-
-/// Resolves names to addresses that may be connected to.
-#[derive(Clone)]
-struct Guard {
-    policy: Arc<FetchPolicy>,
-}
-
-/// A name whose addresses are all refused.
-#[derive(Debug, thiserror::Error)]
-#[error("the host has {0}")]
-struct Refused(&'static str);
-
-impl Guard {
-    async fn resolve(self, name: Name) -> Result<std::vec::IntoIter<SocketAddr>, Box<dyn Error + Send + Sync>> {
-        let mut refused = None;
-        let mut allowed = Vec::new();
-        for address in tokio::net::lookup_host((name.as_str(), 0)).await? {
-            match self.policy.refusal(address.ip()) {
-                Some(reason) => refused = Some(reason),
-                None => allowed.push(address),
-            }
-        }
-        match refused {
-            // A name with both kinds of addresses is up to something.
-            Some(reason) => Err(Refused(reason).into()),
-            None => Ok(allowed.into_iter()),
-        }
-    }
-}
-
-impl tower::Service<Name> for Guard {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Box<dyn Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(self.clone().resolve(name))
-    }
-}
-
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
-}
-
-fn find_refusal(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    chain(error).find_map(|error| error.downcast_ref::<Refused>()).map(|refused| refused.0)
-}
-
-fn root_cause(error: &(dyn Error + 'static)) -> String {
-    chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use crate::{
     resolve::Resolved,
     stops::StopScanner,
     text::TextStream,
-    vocabulary::Vocabulary,
 };
 
 /// A sequence's tokens so far and what they say.
@@ -42,13 +41,13 @@ impl Progress {
 
 impl Sequence {
     /// The sequence `index` of a resolved request.
-    pub(crate) fn new(index: u32, params: SamplingParams, resolved: &Resolved, vocabulary: &Arc<Vocabulary>) -> Self {
+    pub(crate) fn new(index: u32, params: SamplingParams, resolved: &Resolved, tokenizer: &Arc<Tokenizer>) -> Self {
         Self {
             index,
             params,
             include_stop: resolved.include_stop,
             generated: Vec::new(),
-            text: TextStream::new(vocabulary.clone()),
+            text: TextStream::new(tokenizer.clone()),
             scanner: StopScanner::new(resolved.stops.clone()),
             deltas: 0,
             finished: false,

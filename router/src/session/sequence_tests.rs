@@ -10,7 +10,7 @@ fn byte(byte: u8) -> TokenId {
 
 fn sequence(raw: RawSampling) -> Sequence {
     let resolved = resolve(&raw, &Limits::default(), 4096).unwrap();
-    let vocabulary = Arc::new(Vocabulary::bytes_of_text());
+    let vocabulary = Arc::new(Tokenizer::bytes());
     Sequence::new(0, resolved.sequences[0].clone(), &resolved, &vocabulary)
 }
 

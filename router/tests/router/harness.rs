@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tessera_proto::v1::{self, inference_client::InferenceClient};
 use tessera_registry::{Kept, MemoryStore, Registry, ReplicaRecord};
-use tessera_router::{ModelSource, Patience, RouterConfig, RouterHandle};
+use tesserarouter::{ModelSource, Patience, RouterConfig, RouterHandle};
 use tessera_types::{ModelSpec, VisionSpec};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -19,7 +19,7 @@ pub struct House {
     pub registry: Registry,
     shutdown: CancellationToken,
     _lease: Kept,
-    _router: RouterHandle,
+    router: RouterHandle,
 }
 
 /// A small shape whose text is its bytes: token 1000 + b is the byte b.
@@ -46,6 +46,7 @@ impl House {
     }
 
     pub async fn with(config: RouterConfig, scripts: Vec<Script>) -> Self {
+        tessera_service::metrics::install().unwrap();
         let registry = Registry::new(MemoryStore::new());
         let lease = registry.lease(Duration::from_secs(60)).await.unwrap();
         let mut fakes = Vec::new();
@@ -57,9 +58,9 @@ impl House {
             fakes.push(fake);
         }
         let shutdown = CancellationToken::new();
-        let router = tessera_router::run(config, registry.clone(), shutdown.clone()).await.unwrap();
+        let router = tesserarouter::run(config, registry.clone(), shutdown.clone()).await.unwrap();
         let (grpc, http) = (format!("http://{}", router.grpc), format!("http://{}", router.http));
-        let house = Self { grpc, http, fakes, registry, shutdown, _lease: lease, _router: router };
+        let house = Self { grpc, http, fakes, registry, shutdown, _lease: lease, router: router };
         house.settle().await;
         house
     }
@@ -67,13 +68,12 @@ impl House {
     /// Waits until the router has heard of every fake that is ready.
     async fn settle(&self) {
         let ready = self.fakes.iter().filter(|fake| fake.script.lock().ready).count();
-        for _ in 0..200 {
-            let metrics = self.get("/metrics").await.1;
-            if ready == 0 || metrics.lines().any(|line| line == format!("tessera_router_replicas_ready {ready}")) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
+        eventually("the router knows its replicas", || self.ready() == ready).await;
+    }
+
+    /// Replicas that the router takes to be ready.
+    pub fn ready(&self) -> usize {
+        self.router.ready_replicas()
     }
 
     pub fn seen(&self) -> &crate::fake::Seen {

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tessera_types::{BLOCK_TOKENS, Chunk, ImageEncode, ImageKey, ModelSpec, SequenceId, SequenceStart, StepPlan};
+use tessera_types::{BLOCK_TOKENS, Chunk, ImageEncode, ImageKey, ModelSpec, PlacedImage, SequenceId, SequenceStart, StepPlan};
 
 use crate::error::PlanError;
 use crate::sequences::Sequences;
@@ -26,7 +26,7 @@ struct Known<'a> {
     blocks: usize,
     /// `None` where nothing has run: the first chunk may start behind a prefix that the cache already holds.
     cached: Option<usize>,
-    images: &'a [tessera_types::PlacedImage],
+    images: &'a [PlacedImage],
 }
 
 impl<'a> Checker<'a> {

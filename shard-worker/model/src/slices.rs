@@ -152,7 +152,8 @@ fn layer(prefix: &str, shape: &LayerShape) -> LayerSlices {
         ],
         attention_out: matrix("attention.wo", shape.dim, queries).columns(attended.clone()),
         ffn_norm: norm("ffn_norm"),
-        gate_up: ["feed_forward.w1", "feed_forward.w3"].map(|name| matrix(name, shape.all_ffn, shape.dim).rows(shape.ffn.clone())),
+        gate_up: ["feed_forward.w1", "feed_forward.w3"]
+            .map(|name| matrix(name, shape.all_ffn, shape.dim).rows(shape.ffn.clone())),
         down: matrix("feed_forward.w2", shape.dim, shape.all_ffn).columns(shape.ffn.clone()),
         attention_segments: segment_bounds(queries, &attended),
         ffn_segments: segment_bounds(shape.all_ffn, &shape.ffn),

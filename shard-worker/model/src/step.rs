@@ -81,8 +81,7 @@ impl<D: Device> Model<D> {
             let sequence = self.sequences.get(&chunk.sequence).ok_or(PlanError::UnknownSequence(chunk.sequence))?;
             chunks.push(ChunkSpan { rows: rows.clone(), start: chunk.start as usize, blocks: &sequence.blocks });
         }
-        let hidden =
-            self.decoder.forward(&self.device, &mut self.ranks, &mut self.cache, &self.features, batch, &chunks)?;
+        let hidden = self.decoder.forward(&self.device, &mut self.ranks, &mut self.cache, &self.features, batch, &chunks)?;
         Ok(Some(hidden))
     }
 

@@ -6,8 +6,10 @@ use tessera_types::ModelSpec;
 
 use super::{SliceBytes, TensorSlice};
 
-/// Values that one hash makes.
-const LANES: usize = 4;
+/// Values that one hash makes, one a byte.
+const LANES: usize = 8;
+/// Values that a byte can choose among.
+const LEVELS: usize = 256;
 
 /// Pseudo-random bf16 weights of a shape, uniform, with the variance of `1 / fan-in` that keeps activations of order 1.
 #[derive(Clone, Debug)]
@@ -30,19 +32,12 @@ impl DummyWeights {
     /// Makes a slice.
     pub fn read(&self, slice: &TensorSlice) -> SliceBytes {
         let key = mix(self.seed ^ name_hash(&slice.name));
-        let (centre, spread) = distribution(slice);
-        let mut bytes = Vec::with_capacity(slice.len() * 2);
-        for row in slice.rows.clone() {
-            let row_key = mix(key ^ row as u64);
-            let groups = slice.columns.start / LANES..slice.columns.end.div_ceil(LANES);
-            for group in groups {
-                let hash = mix(row_key.wrapping_add(group as u64));
-                let first = group * LANES;
-                for lane in slice.columns.start.max(first) - first..(slice.columns.end - first).min(LANES) {
-                    // A signed 16-bit lane is uniform on [-1, 1) after the division.
-                    let uniform = f32::from((hash >> (16 * lane)) as i16) / 32768.0;
-                    bytes.extend_from_slice(&bf16::from_f32(centre + spread * uniform).to_le_bytes());
-                }
+        let levels = levels(slice);
+        let mut bytes = vec![0; slice.len() * size_of::<bf16>()];
+        let (row_bytes, columns) = (slice.columns.len() * size_of::<bf16>(), &slice.columns);
+        if !bytes.is_empty() {
+            for (row, target) in slice.rows.clone().zip(bytes.chunks_exact_mut(row_bytes)) {
+                fill(mix(key ^ row as u64), columns.start, target.as_chunks_mut().0, &levels);
             }
         }
         let order = (0..slice.rows.len() as u32).collect();
@@ -55,10 +50,24 @@ pub(super) fn bytes(slice: &TensorSlice) -> u64 {
     (slice.len() * SourceDtype::Bf16.size()) as u64
 }
 
-/// Middle and half width of a tensor's values. A norm's scales lie around 1.
-fn distribution(slice: &TensorSlice) -> (f32, f32) {
+/// Writes a row's values from column `first` on.
+fn fill(row_key: u64, first: usize, mut target: &mut [[u8; 2]], levels: &[[u8; 2]; LEVELS]) {
+    let (mut group, mut skip) = (first / LANES, first % LANES);
+    while !target.is_empty() {
+        let hash = mix(row_key.wrapping_add(group as u64)).to_le_bytes();
+        let lanes = &hash[skip..];
+        let (head, rest) = target.split_at_mut(lanes.len().min(target.len()));
+        head.iter_mut().zip(lanes).for_each(|(value, &lane)| *value = levels[usize::from(lane)]);
+        (target, group, skip) = (rest, group + 1, 0);
+    }
+}
+
+/// A tensor's possible values, evenly spaced. A norm's scales lie around 1.
+fn levels(slice: &TensorSlice) -> [[u8; 2]; LEVELS] {
     let is_norm = slice.name.ends_with("norm.weight") || slice.name.ends_with("ln_pre.weight");
-    if is_norm { (1.0, 0.1) } else { (0.0, (3.0 / slice.stride() as f32).sqrt()) }
+    let (centre, spread) = if is_norm { (1.0, 0.1) } else { (0.0, (3.0 / slice.stride() as f32).sqrt()) };
+    let half = LEVELS as f32 / 2.0;
+    std::array::from_fn(|level| bf16::from_f32(centre + spread * (level as f32 + 0.5 - half) / half).to_le_bytes())
 }
 
 /// FNV-1a.

@@ -93,9 +93,12 @@ mod tests {
         ("layers.7.attention_norm.weight", "language_model.model.layers.7.input_layernorm.weight"),
         ("layers.7.ffn_norm.weight", "language_model.model.layers.7.post_attention_layernorm.weight"),
         ("vision_encoder.patch_conv.weight", "vision_tower.patch_conv.weight"),
-        ("vision_encoder.transformer.layers.23.attention.wo.weight", "vision_tower.transformer.layers.23.attention.o_proj.weight"),
-        ("vision_encoder.transformer.layers.23.feed_forward.w3.weight", "vision_tower.transformer.layers.23.feed_forward.up_proj.weight"),
-        ("vision_encoder.transformer.layers.23.attention_norm.weight", "vision_tower.transformer.layers.23.attention_norm.weight"),
+        ("vision_encoder.transformer.layers.2.attention.wo.weight", "vision_tower.transformer.layers.2.attention.o_proj.weight"),
+        (
+            "vision_encoder.transformer.layers.2.feed_forward.w3.weight",
+            "vision_tower.transformer.layers.2.feed_forward.up_proj.weight",
+        ),
+        ("vision_encoder.transformer.layers.2.attention_norm.weight", "vision_tower.transformer.layers.2.attention_norm.weight"),
         ("vision_language_adapter.w_out.bias", "multi_modal_projector.linear_2.bias"),
     ];
 

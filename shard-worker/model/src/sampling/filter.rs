@@ -5,8 +5,7 @@ use tessera_types::SamplingParams;
 /// Tokens that top-p looks at first. It sorts so many, then twice as many, rather than the whole vocabulary.
 const FIRST_LOOK: usize = 256;
 
-/// Ids that may be drawn, in order; `None` for all. `weights` are probabilities relative to the best token's, so that
-/// is 1.
+/// Ids that may be drawn, in order; `None` for all. `weights` are probabilities relative to the best token's.
 pub(super) fn keep(weights: &[f64], params: &SamplingParams) -> Option<Vec<u32>> {
     let top_k = params.top_k as usize;
     if params.min_p == 0.0 && (top_k == 0 || top_k >= weights.len()) && params.top_p >= 1.0 {

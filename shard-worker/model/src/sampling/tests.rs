@@ -132,7 +132,8 @@ fn stop_tokens_wait_for_the_minimum() {
         logit_bias: vec![(TokenId(1), 100.0)],
         ..SamplingParams::default()
     };
-    let at = |generated| Sampler::default().choose(&[0.5, 9.0, 1.0], &Choice { params: &params, counts: None, generated, position: 7 });
+    let choice = |generated| Choice { params: &params, counts: None, generated, position: 7 };
+    let at = |generated| Sampler::default().choose(&[0.5, 9.0, 1.0], &choice(generated));
     assert_eq!([at(0), at(1), at(2)], [2, 2, 1].map(TokenId));
 }
 

@@ -23,7 +23,12 @@ pub(crate) fn group<R: Send>(folder: &Path, tp: usize, dtype: Dtype, work: impl 
 }
 
 /// The same over any weights.
-pub(crate) fn group_of<R: Send>(source: &WeightSource, tp: usize, dtype: Dtype, work: impl Fn(&mut Model<CpuDevice>) -> R + Sync) -> Vec<R> {
+pub(crate) fn group_of<R: Send>(
+    source: &WeightSource,
+    tp: usize,
+    dtype: Dtype,
+    work: impl Fn(&mut Model<CpuDevice>) -> R + Sync,
+) -> Vec<R> {
     static GROUPS: AtomicU64 = AtomicU64::new(0);
     let name = format!("model-test-{}-{}", std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed));
     let config = |rank: usize| GroupConfig {
@@ -48,7 +53,12 @@ pub(crate) fn group_of<R: Send>(source: &WeightSource, tp: usize, dtype: Dtype, 
 }
 
 /// One rank's model.
-pub(crate) fn load(source: &WeightSource, tp: usize, collective: Box<dyn Collective>, dtype: Dtype) -> Result<Model<CpuDevice>, ModelError> {
+pub(crate) fn load(
+    source: &WeightSource,
+    tp: usize,
+    collective: Box<dyn Collective>,
+    dtype: Dtype,
+) -> Result<Model<CpuDevice>, ModelError> {
     let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap();
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
     Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| {})

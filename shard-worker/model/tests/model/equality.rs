@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tessera_device::Dtype;
 use tessera_device::cpu::CpuDevice;
 use tessera_model::Model;
-use tessera_types::{SamplingParams, Sampled, SequenceId};
+use tessera_types::{Sampled, SamplingParams, SequenceId};
 
 use crate::cases::{self, Case};
 use crate::driver::{Driver, group, start};

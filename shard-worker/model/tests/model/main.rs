@@ -9,4 +9,3 @@ mod npz;
 mod plans;
 mod reference;
 mod shapes;
-mod speed;

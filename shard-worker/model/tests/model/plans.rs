@@ -6,7 +6,10 @@ use tessera_collective::Solo;
 use tessera_device::Dtype;
 use tessera_device::cpu::CpuDevice;
 use tessera_model::{Model, ModelError, PlanError, WeightSource};
-use tessera_types::{BlockId, Chunk, DecoderSpec, Grid, ImageEncode, ImageKey, ModelSpec, SamplingParams, SequenceId, StepPlan, TokenId};
+use tessera_types::{
+    BlockId, Chunk, DecoderSpec, Grid, ImageEncode, ImageKey, ModelSpec, Sampled, SamplingParams, SequenceId, SequenceStart,
+    StepPlan, TokenId,
+};
 
 use crate::cases::{self, Case};
 use crate::driver::{BLOCKS, Driver, alone, empty_plan, greedy, start};
@@ -39,7 +42,7 @@ fn with(change: impl FnOnce(&mut StepPlan)) -> StepPlan {
 }
 
 /// A start of sequence 2 that is right but for `change`.
-fn starting(change: impl FnOnce(&mut tessera_types::SequenceStart)) -> StepPlan {
+fn starting(change: impl FnOnce(&mut SequenceStart)) -> StepPlan {
     let mut second = start(2, image_case(), greedy());
     change(&mut second);
     with(|plan| plan.start.push(second))
@@ -62,10 +65,7 @@ fn wrong_plans_are_refused_by_name() {
             PlanError::UnknownSequence(id),
         ),
         (with(|p| p.start.push(start(1, image_case(), greedy()))), PlanError::StartedTwice(id)),
-        (
-            with(|p| p.chunks.extend([chunk(1, known - 1, 1, 500..501), chunk(1, known, 1, 501..502)])),
-            PlanError::TwoChunks(id),
-        ),
+        (with(|p| p.chunks.extend([chunk(1, known - 1, 1, 500..501), chunk(1, known, 1, 501..502)])), PlanError::TwoChunks(id)),
         (
             with(|p| p.chunks.push(chunk(1, known - 2, 1, 500..501))),
             PlanError::Start { sequence: id, expected: known - 1, got: known as u32 - 2 },
@@ -186,21 +186,50 @@ fn prompt_log_probabilities_do_not_depend_on_the_chunks() {
     assert!(whole.iter().all(|described| described.logprob < 0.0 && described.top.len() == 2));
 }
 
+/// Runs sequence 1 until it has as many tokens as the reference generated.
+fn finish(driver: &mut Driver, model: &mut Model<CpuDevice>, have: usize) -> Vec<Sampled> {
+    let steps = have..image_case().greedy.len();
+    let sampled = steps.map(|_| {
+        driver.chunk(1, usize::MAX);
+        driver.step(model, &mut |_, _, _| {}).sampled.remove(0)
+    });
+    sampled.collect()
+}
+
 #[test]
-fn a_sequence_that_is_started_again_goes_on_where_it_was() {
-    let case = image_case();
-    let mut model = running();
+fn a_sequence_that_is_started_again_goes_on_with_the_same_bits() {
+    let (case, mut model, mut driver) = (image_case(), running(), Driver::new());
+    driver.plan.end.push(SequenceId(1));
+    driver.start(start(1, case, greedy()));
+    let straight = finish(&mut driver, &mut model, 0);
     let mut driver = Driver::new();
     driver.plan.end.push(SequenceId(1));
     let mut again = start(1, case, greedy());
     again.tokens.extend_from_slice(&case.greedy[..10]);
     driver.start(again);
-    let mut tokens = Vec::new();
-    for _ in 10..case.greedy.len() {
-        driver.chunk(1, usize::MAX);
-        tokens.push(driver.step(&mut model, &mut |_, _, _| {}).sampled[0].token);
-    }
-    assert_eq!(tokens, case.greedy[10..]);
+    assert_eq!(finish(&mut driver, &mut model, 10), straight[10..], "tokens and log-probabilities");
+}
+
+#[test]
+fn a_prefix_that_another_sequence_left_in_the_cache_can_be_used() {
+    let (case, mut model) = (image_case(), running());
+    let len = case.ids.len() as u32;
+    let row = |model: &mut Model<CpuDevice>, first: Chunk| {
+        let mut logits = Vec::new();
+        let plan = with(|p| {
+            p.end.push(SequenceId(2));
+            p.start.push(start(2, case, greedy()));
+            p.chunks.push(Chunk { sample: true, ..first });
+        });
+        model.step_observed(&plan, &mut |_, _, row| logits = row.to_vec()).unwrap();
+        logits
+    };
+    let whole = row(&mut model, chunk(2, 0, len, 300..300 + len.div_ceil(16)));
+    // Sequence 1 holds the same prompt in blocks from 0 on; the last tokens go to blocks of sequence 2's own.
+    let shared = len / 16 - 1;
+    let mut rest = chunk(2, shared as usize * 16, len - shared * 16, 0..shared);
+    rest.new_blocks.extend((400..403).map(BlockId));
+    assert_eq!(row(&mut model, rest), whole);
 }
 
 #[test]

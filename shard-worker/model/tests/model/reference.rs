@@ -23,7 +23,14 @@ pub(crate) fn logits(source: &WeightSource, ids: &[TokenId], placed: &[PlacedIma
     }
     let frequency = |pair: usize| d.rope_theta.powf(-2.0 * pair as f64 / d.head_dim as f64);
     let angle = |row: usize, pair: usize| row as f64 * frequency(pair);
-    let shape = Shape { heads: d.heads, kv_heads: d.kv_heads, head_dim: d.head_dim, ffn: d.ffn_dim, eps: d.norm_eps.into(), causal: true };
+    let shape = Shape {
+        heads: d.heads,
+        kv_heads: d.kv_heads,
+        head_dim: d.head_dim,
+        ffn: d.ffn_dim,
+        eps: d.norm_eps.into(),
+        causal: true,
+    };
     for n in 0..d.layers {
         layer(&weights, &format!("layers.{n}."), &shape, &angle, &mut x);
     }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use tessera_device::Dtype;
 use tessera_model::WeightSource;
 use tessera_types::{
-    DecoderSpec, Grid, ImageEncode, ImageKey, ModelSpec, PlacedImage, Rank, SequenceId, SequenceStart, ShardPlan, TokenId, VisionSpec,
-    special,
+    DecoderSpec, Grid, ImageEncode, ImageKey, ModelSpec, PlacedImage, Rank, SequenceId, SequenceStart, ShardPlan, TokenId,
+    VisionSpec, special,
 };
 
 use crate::driver::{Driver, greedy, group_of};
@@ -74,14 +74,24 @@ fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
     let text = |i: usize| TokenId((i * i + 3) as u32 % spec.decoder.vocab_size as u32);
     let mut ids: Vec<TokenId> = (0..5).map(text).collect();
     if spec.vision.is_some() {
-        ids.extend((0..grid.tokens()).map(|offset| if grid.feature_of(offset).is_some() { special::IMAGE } else { special::IMAGE_BREAK }));
+        ids.extend(
+            (0..grid.tokens())
+                .map(|offset| if grid.feature_of(offset).is_some() { special::IMAGE } else { special::IMAGE_BREAK }),
+        );
     }
     ids.extend((5..12).map(text));
     ids
 }
 
 /// Logits of every position at a degree, by rank.
-fn run(source: &WeightSource, tp: usize, dtype: Dtype, ids: &[TokenId], placed: &[PlacedImage], images: &[ImageEncode]) -> Vec<Vec<f32>> {
+fn run(
+    source: &WeightSource,
+    tp: usize,
+    dtype: Dtype,
+    ids: &[TokenId],
+    placed: &[PlacedImage],
+    images: &[ImageEncode],
+) -> Vec<Vec<f32>> {
     group_of(source, tp, dtype, |model| {
         let mut driver = Driver::new();
         driver.plan.encode = images.to_vec();

@@ -8,7 +8,7 @@ mod group;
 mod span;
 
 use super::arena::Arena;
-use super::cache::{Layout, Pages};
+use super::cache::{Layout, Pages, check};
 use super::element::Element;
 use super::parts::Parts;
 use super::pool::Pool;
@@ -77,6 +77,9 @@ pub(super) fn attend_images(
     let most = images.iter().map(|rows| rows.len().div_ceil(BLOCK_TOKENS)).max().unwrap_or(0);
     let layout = Layout::new(most, heads.kv_heads, heads.head_dim);
     let blocks: Vec<_> = (0..most as u32).map(BlockId).collect();
+    for rows in images {
+        check("attend_images", out.len() / (heads.heads * heads.head_dim), most, &[ChunkSpan { rows: rows.clone(), start: 0, blocks: &blocks }])?;
+    }
     let mut memory = arena.tensor(2, layout.layer())?;
     let (keys, values) = memory.numbers_mut().split_at_mut(layout.layer());
     for rows in images {

@@ -1,4 +1,7 @@
 //! One span of keys by one tile of queries.
+//!
+//! Rows are counted, not iterated: only such loops does the compiler unroll so early that the sums stay in registers.
+#![allow(clippy::needless_range_loop)]
 
 use std::array::from_fn;
 
@@ -103,21 +106,22 @@ impl<E: Element> Spans<'_, E> {
     ) {
         let keys: [_; N] = from_fn(|n| &self.pages.keys(self.layer, blocks[n], self.head)[..queries.len()]);
         let mut acc = [[s.splat(0.0); N]; H];
-        for (d, queries) in queries.iter().enumerate() {
+        for d in 0..queries.len() {
             let mut key = [s.splat(0.0); N];
-            for (key, keys) in key.iter_mut().zip(keys) {
-                *key = E::lanes(s, &keys[d]);
+            for n in 0..N {
+                key[n] = E::lanes(s, &keys[n][d]);
             }
-            for (acc, query) in acc.iter_mut().zip(queries) {
-                let query = s.splat(*query);
-                for (acc, key) in acc.iter_mut().zip(key) {
-                    *acc = s.fma(query, key, *acc);
+            for r in 0..H {
+                let query = s.splat(queries[d][r]);
+                for n in 0..N {
+                    acc[r][n] = s.fma(query, key[n], acc[r][n]);
                 }
             }
         }
-        for (acc, scores) in acc.iter().zip(scores) {
-            for (acc, scores) in acc.iter().zip(&mut scores.as_chunks_mut::<LANES>().0[at..]) {
-                s.store(*acc, scores);
+        for r in 0..H {
+            let scores = &mut scores[r].as_chunks_mut::<LANES>().0[at..at + N];
+            for n in 0..N {
+                s.store(acc[r][n], &mut scores[n]);
             }
         }
     }
@@ -136,11 +140,11 @@ impl<E: Element> Spans<'_, E> {
     ) {
         let width = self.pages.layout.width;
         let mut acc = [[s.splat(0.0); N]; H];
-        for (r, acc) in acc.iter_mut().enumerate() {
+        for r in 0..H {
             let scale = s.splat(scale[r]);
-            let sums = sums[r * width..(r + 1) * width].as_chunks::<LANES>().0;
-            for (acc, sums) in acc.iter_mut().zip(&sums[at..at + N]) {
-                *acc = s.mul(s.load(sums), scale);
+            let sums = &sums[r * width..(r + 1) * width].as_chunks::<LANES>().0[at..at + N];
+            for n in 0..N {
+                acc[r][n] = s.mul(s.load(&sums[n]), scale);
             }
         }
         for (block, id) in blocks.iter().enumerate() {
@@ -150,21 +154,21 @@ impl<E: Element> Spans<'_, E> {
             };
             for token in 0..BLOCK_TOKENS.min(most - block * BLOCK_TOKENS) {
                 let mut value = [s.splat(0.0); N];
-                for (value, values) in value.iter_mut().zip(values) {
-                    *value = E::lanes(s, &values[token]);
+                for n in 0..N {
+                    value[n] = E::lanes(s, &values[n][token]);
                 }
-                for (acc, weights) in acc.iter_mut().zip(weights) {
-                    let weight = s.splat(weights[block * BLOCK_TOKENS + token]);
-                    for (acc, value) in acc.iter_mut().zip(value) {
-                        *acc = s.fma(weight, value, *acc);
+                for r in 0..H {
+                    let weight = s.splat(weights[r][block * BLOCK_TOKENS + token]);
+                    for n in 0..N {
+                        acc[r][n] = s.fma(weight, value[n], acc[r][n]);
                     }
                 }
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            let sums = sums[r * width..(r + 1) * width].as_chunks_mut::<LANES>().0;
-            for (acc, sums) in acc.iter().zip(&mut sums[at..at + N]) {
-                s.store(*acc, sums);
+        for r in 0..H {
+            let sums = &mut sums[r * width..(r + 1) * width].as_chunks_mut::<LANES>().0[at..at + N];
+            for n in 0..N {
+                s.store(acc[r][n], &mut sums[n]);
             }
         }
     }

@@ -1,4 +1,7 @@
 //! The inner loop: a register tile of a few rows by 32 outputs.
+//!
+//! Rows are counted, not iterated: only such loops does the compiler unroll so early that the sums stay in registers.
+#![allow(clippy::needless_range_loop)]
 
 use crate::cpu::element::{Element, PANEL};
 use crate::cpu::simd::{LANES, Simd};
@@ -35,21 +38,21 @@ fn of_height<S: Simd, E: Element, const H: usize>(s: S, x: &[f32], weights: &[[E
 #[inline(always)]
 fn wide<S: Simd, E: Element, const H: usize>(s: S, x: &[[f32; H]], weights: &[[E; PANEL]], sums: &mut [Line; H]) {
     let mut acc = [[s.splat(0.0); 2]; H];
-    for (acc, sums) in acc.iter_mut().zip(&*sums) {
-        let (halves, _) = sums.as_chunks::<LANES>();
-        *acc = [s.load(&halves[0]), s.load(&halves[1])];
+    for r in 0..H {
+        let (halves, _) = sums[r].as_chunks::<LANES>();
+        acc[r] = [s.load(&halves[0]), s.load(&halves[1])];
     }
     for (x, line) in x.iter().zip(weights) {
         let [low, high] = E::line(s, line);
-        for (acc, x) in acc.iter_mut().zip(x) {
-            let x = s.splat(*x);
-            *acc = [s.fma(x, low, acc[0]), s.fma(x, high, acc[1])];
+        for r in 0..H {
+            let x = s.splat(x[r]);
+            acc[r] = [s.fma(x, low, acc[r][0]), s.fma(x, high, acc[r][1])];
         }
     }
-    for (acc, sums) in acc.iter().zip(sums) {
-        let (halves, _) = sums.as_chunks_mut::<LANES>();
-        s.store(acc[0], &mut halves[0]);
-        s.store(acc[1], &mut halves[1]);
+    for r in 0..H {
+        let (halves, _) = sums[r].as_chunks_mut::<LANES>();
+        s.store(acc[r][0], &mut halves[0]);
+        s.store(acc[r][1], &mut halves[1]);
     }
 }
 
@@ -62,16 +65,16 @@ fn narrow<S: Simd, E: Element, const H: usize, const HALF: usize>(
     sums: &mut [Line; H],
 ) {
     let mut acc = [s.splat(0.0); H];
-    for (acc, sums) in acc.iter_mut().zip(&*sums) {
-        *acc = s.load(&sums.as_chunks::<LANES>().0[HALF]);
+    for r in 0..H {
+        acc[r] = s.load(&sums[r].as_chunks::<LANES>().0[HALF]);
     }
     for (x, line) in x.iter().zip(weights) {
         let weights = E::line(s, line)[HALF];
-        for (acc, x) in acc.iter_mut().zip(x) {
-            *acc = s.fma(s.splat(*x), weights, *acc);
+        for r in 0..H {
+            acc[r] = s.fma(s.splat(x[r]), weights, acc[r]);
         }
     }
-    for (acc, sums) in acc.iter().zip(sums) {
-        s.store(*acc, &mut sums.as_chunks_mut::<LANES>().0[HALF]);
+    for r in 0..H {
+        s.store(acc[r], &mut sums[r].as_chunks_mut::<LANES>().0[HALF]);
     }
 }

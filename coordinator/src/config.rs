@@ -1,0 +1,156 @@
+//! What a coordinator is told when it starts, resolved.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tessera_engine::EngineConfig;
+use tessera_types::ModelSpec;
+
+/// A coordinator's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Unique among replicas.
+    pub replica: String,
+    /// Where routers call; port 0 picks one.
+    pub listen: SocketAddr,
+    /// The address routers are told, as a URI; the one listened on when `None`.
+    pub advertise: Option<String>,
+    /// The name clients use.
+    pub model: String,
+    /// What the workers load.
+    pub source: ModelSource,
+    /// What weights and cache are kept in: `f32` or `bf16`.
+    pub dtype: String,
+    /// Ranks: 1, 2, 4 or 8.
+    pub tp: u16,
+    /// Longest sequence; the model's own limit when `None`.
+    pub max_context: Option<u32>,
+    /// Blocks in each rank's cache; as many as its memory holds when `None`.
+    pub kv_blocks: Option<u32>,
+    /// Sequences in a step at most.
+    pub max_sequences: usize,
+    /// Tokens in a step at most.
+    pub step_tokens: usize,
+    /// Image patches encoded in a step at most; one larger image goes alone.
+    pub step_patches: usize,
+    /// Encoder outputs kept on each rank, in feature rows.
+    pub encoder_tokens: usize,
+    /// Sequences that may wait.
+    pub queue: usize,
+    /// What joins the ranks.
+    pub transport: Transport,
+    /// Bounds of every wait.
+    pub timeouts: Timeouts,
+}
+
+/// What the workers load.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSource {
+    /// A checkpoint folder as the workers see it.
+    Folder(String),
+    /// A shape with made-up weights.
+    Dummy {
+        /// The shape.
+        spec: Box<ModelSpec>,
+        /// What the weights are made from.
+        seed: u64,
+    },
+}
+
+/// What joins the ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Shared memory where all ranks are on one host, TCP otherwise.
+    #[default]
+    Auto,
+    /// Shared memory.
+    Shm,
+    /// TCP. A rank listens on its worker's host, on the worker's port plus [`Config::TCP_PORT_OFFSET`].
+    Tcp,
+}
+
+/// Bounds of every wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A step with nothing in it. With what `step_token` adds, the watchdog of a step.
+    pub step: Duration,
+    /// For each token and each image patch of the step.
+    pub step_token: Duration,
+    /// One collective operation.
+    pub collective: Duration,
+    /// Loading, without any rank getting on.
+    pub load_stall: Duration,
+    /// One short call to a worker or the registry.
+    pub call: Duration,
+    /// How soon others may claim what this coordinator held, once it is dead.
+    pub lease: Duration,
+    /// Requests wait this long for a new group, then their routers are told to look elsewhere.
+    pub recovery: Duration,
+    /// Between the first attempts to form a group; it doubles up to `retry_most`.
+    pub retry: Duration,
+    /// See `retry`.
+    pub retry_most: Duration,
+    /// Running requests may end within this when the coordinator stops.
+    pub drain: Duration,
+    /// With work waiting and no step done for so long, health says not serving.
+    pub progress: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            step: Duration::from_secs(20),
+            step_token: Duration::from_millis(300),
+            collective: Duration::from_secs(30),
+            load_stall: Duration::from_secs(180),
+            call: Duration::from_secs(2),
+            lease: Duration::from_secs(5),
+            recovery: Duration::from_secs(60),
+            retry: Duration::from_millis(100),
+            retry_most: Duration::from_secs(2),
+            drain: Duration::from_secs(3),
+            progress: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Config {
+    /// Between a worker's gRPC port and the port on which its rank meets the others by TCP.
+    pub const TCP_PORT_OFFSET: u16 = 1000;
+
+    /// A replica of `tp` ranks with the usual limits.
+    pub fn new(replica: impl Into<String>, listen: SocketAddr, model: impl Into<String>, source: ModelSource, tp: u16) -> Self {
+        let limits = EngineConfig::default();
+        Self {
+            replica: replica.into(),
+            listen,
+            advertise: None,
+            model: model.into(),
+            source,
+            dtype: "bf16".into(),
+            tp,
+            max_context: None,
+            kv_blocks: None,
+            max_sequences: limits.max_batch_sequences,
+            step_tokens: limits.step_tokens,
+            step_patches: limits.step_patches,
+            encoder_tokens: limits.encoder_tokens,
+            queue: limits.queue_len,
+            transport: Transport::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// The engine's limits for a model on a group with so many blocks.
+    pub(crate) fn engine(&self, spec: &ModelSpec, kv_blocks: u32) -> EngineConfig {
+        EngineConfig {
+            kv_blocks: kv_blocks as usize,
+            max_context: self.max_context.map_or(spec.max_context, |asked| spec.max_context.min(asked as usize)),
+            max_batch_sequences: self.max_sequences,
+            step_tokens: self.step_tokens,
+            step_patches: self.step_patches,
+            encoder_tokens: self.encoder_tokens,
+            queue_len: self.queue,
+            pipeline_depth: 2,
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The loop that drives a replica: schedule, run, apply; and between groups, wait.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tessera_engine::{ConfigError, Engine, Event};
+use tessera_service::{Health, Phase, metrics as names};
+use tessera_types::{ModelSpec, SequenceId, StepOutput};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{error, info};
+
+use crate::{
+    admission::Ask,
+    config::Config,
+    group::{FormError, Former, Group, Loss},
+    service::Command,
+    session::{Message, Sessions, event_bound},
+    state::{GroupState, ReplicaState},
+    status::{self, away},
+};
+
+/// How often the house is kept while nothing happens: listeners that left, deadlines, the end.
+const TICK: Duration = Duration::from_millis(50);
+
+/// One replica's engine, the streams it feeds, and what others see of it.
+pub(crate) struct Driver {
+    config: Arc<Config>,
+    engine: Engine,
+    sessions: Sessions,
+    commands: mpsc::Receiver<Command>,
+    state: watch::Sender<ReplicaState>,
+    group: watch::Sender<GroupState>,
+    health: Health,
+    stop: CancellationToken,
+    start: Instant,
+    model: Option<Arc<ModelSpec>>,
+    /// Since when there is no group; `None` while there is one.
+    alone_since: Option<Instant>,
+    draining_since: Option<Instant>,
+    preemptions: u64,
+}
+
+/// What a driver is connected to.
+pub(crate) struct Wires {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) state: watch::Sender<ReplicaState>,
+    pub(crate) group: watch::Sender<GroupState>,
+    pub(crate) health: Health,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Driver {
+    pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
+        // Stands in until the first group says how large its cache is; nothing is submitted before.
+        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
+        let Wires { commands, state, group, health, stop } = wires;
+        Ok(Self {
+            config,
+            engine,
+            sessions: Sessions::default(),
+            commands,
+            state,
+            group,
+            health,
+            stop,
+            start: Instant::now(),
+            model: None,
+            alone_since: Some(Instant::now()),
+            draining_since: None,
+            preemptions: 0,
+        })
+    }
+
+    /// Until it is told to stop, or the model cannot be served at all.
+    pub(crate) async fn run(mut self, mut former: Former) -> Result<(), RunError> {
+        let mut last = None;
+        let ended = loop {
+            let mut group = match self.wait_for_group(&mut former, last.take()).await {
+                Ok(Some(group)) => group,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            };
+            self.begin(&group)?;
+            match self.drive(&mut group).await {
+                Ok(()) => {
+                    group.release().await;
+                    break Ok(());
+                }
+                Err(loss) => self.lose(&loss),
+            }
+            last = Some(group);
+        };
+        self.fail_all(&away("the replica has stopped"));
+        self.group.send_replace(GroupState::Stopped);
+        ended
+    }
+
+    /// The step loop; ends with a loss, or when the replica was told to stop and nothing is left.
+    async fn drive(&mut self, group: &mut Group) -> Result<(), Loss> {
+        while !self.is_drained() {
+            while let Some(plan) = self.engine.schedule(self.now()) {
+                group.send(plan)?;
+            }
+            tokio::select! {
+                output = group.next() => self.apply(output?)?,
+                Some(command) = self.commands.recv() => self.obey(command),
+                () = sleep(TICK) => {}
+            }
+            self.keep_house();
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, output: StepOutput) -> Result<(), Loss> {
+        self.engine.apply(self.now(), output)?;
+        self.health.progressed();
+        Ok(())
+    }
+
+    /// Forms a group while requests come and go. `None` when told to stop.
+    async fn wait_for_group(&mut self, former: &mut Former, last: Option<Group>) -> Result<Option<Group>, FormError> {
+        let forming = former.form(last);
+        tokio::pin!(forming);
+        loop {
+            tokio::select! {
+                formed = &mut forming => return formed.map(Some),
+                Some(command) = self.commands.recv() => self.obey(command),
+                () = sleep(TICK) => {}
+            }
+            self.keep_house();
+            if self.draining_since.is_some() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Starts a group off: with an empty engine the first time, with everything that ran before otherwise.
+    fn begin(&mut self, group: &Group) -> Result<(), ConfigError> {
+        if self.model.is_none() {
+            self.engine = Engine::new(self.config.engine(&group.spec, group.kv_blocks))?;
+        }
+        self.engine.reset(self.now(), group.epoch, group.kv_blocks as usize);
+        let cause = if self.model.is_none() { "start" } else { "loss" };
+        metrics::counter!(names::GROUPS_FORMED_TOTAL, "cause" => cause).increment(1);
+        self.model = Some(group.spec.clone());
+        self.alone_since = None;
+        self.health.enter(Phase::Serving);
+        self.state.send_modify(|state| state.epoch = group.epoch);
+        self.group.send_replace(GroupState::Ready { epoch: group.epoch, kv_blocks: group.kv_blocks });
+        self.keep_house();
+        Ok(())
+    }
+
+    fn lose(&mut self, loss: &Loss) {
+        error!(%loss, "the group was lost; what was running is replayed");
+        self.alone_since = Some(Instant::now());
+        self.health.enter(Phase::Starting);
+        self.group.send_replace(GroupState::Lost { problem: loss.to_string() });
+        self.keep_house();
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(ask, reply) => {
+                let answer = self.submit(*ask);
+                // A router that no longer waits has dropped its end; the session is then found abandoned.
+                let _ = reply.send(answer);
+            }
+            Command::Stop { request, index } => {
+                if let Some(sequence) = self.sessions.sequence(&request, index) {
+                    self.engine.cancel(self.now(), sequence);
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, ask: Ask) -> Result<mpsc::Receiver<Message>, Status> {
+        let Ask { id, mut request, patience } = ask;
+        if self.draining_since.is_some() {
+            return Err(away("the replica is stopping"));
+        }
+        if self.model.is_none() || self.is_past_recovery() {
+            return Err(away("the group is forming"));
+        }
+        if self.sessions.contains(&id) {
+            return Err(Status::already_exists(format!("request {id} runs already")));
+        }
+        let now = self.now();
+        request.deadline = patience.map(|patience| now + patience);
+        let bound = event_bound(&request, self.engine.config().max_context);
+        let admission = self.engine.submit(now, request).map_err(|refusal| status::refusal(&refusal))?;
+        Ok(self.sessions.open(id, admission, bound))
+    }
+
+    /// Everything that follows from what has happened: deadlines, listeners that left, events, the end.
+    fn keep_house(&mut self) {
+        let now = self.now();
+        if self.stop.is_cancelled() && self.draining_since.is_none() {
+            info!("draining");
+            self.draining_since = Some(Instant::now());
+            self.health.enter(Phase::Draining);
+        }
+        self.engine.tick(now);
+        let abandoned = self.sessions.abandoned();
+        self.cancel(abandoned);
+        if self.is_past_recovery() || self.is_past_drain() {
+            self.fail_all(&away("the replica has no workers, or is stopping"));
+        }
+        self.publish();
+    }
+
+    /// Tells listeners what the engine has told; sequences that lose their listener by it are cancelled.
+    fn tell(&mut self) {
+        loop {
+            let events = self.engine.take_events();
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                if let Event::RequestFinished { timings, .. } = &event {
+                    metrics::histogram!(names::QUEUE_SECONDS).record(timings.queue.as_secs_f64());
+                }
+                let orphans = self.sessions.tell(event);
+                orphans.into_iter().for_each(|sequence| self.engine.cancel(self.now(), sequence));
+            }
+        }
+    }
+
+    fn cancel(&mut self, sequences: Vec<SequenceId>) {
+        sequences.into_iter().for_each(|sequence| self.engine.cancel(self.now(), sequence));
+        self.tell();
+    }
+
+    fn fail_all(&mut self, status: &Status) {
+        let orphans = self.sessions.fail_all(status);
+        self.cancel(orphans);
+    }
+
+    fn publish(&mut self) {
+        let stats = self.engine.stats();
+        let now = ReplicaState {
+            epoch: self.state.borrow().epoch,
+            spec: self.model.clone(),
+            max_context: self.engine.config().context(),
+            kv_blocks: stats.blocks_total,
+            kv_blocks_used: stats.blocks_used,
+            running: stats.running,
+            waiting: stats.waiting,
+            queued_tokens: stats.queued_tokens,
+            ready: self.alone_since.is_none() && self.draining_since.is_none(),
+            draining: self.draining_since.is_some(),
+        };
+        self.health.work_waits(!self.engine.is_idle());
+        metrics::gauge!(names::RUNNING_SEQUENCES).set(stats.running as f64);
+        metrics::gauge!(names::WAITING_REQUESTS).set(stats.waiting as f64);
+        metrics::gauge!(names::QUEUED_TOKENS).set(stats.queued_tokens as f64);
+        metrics::gauge!(names::KV_BLOCKS).set(stats.blocks_total as f64);
+        metrics::gauge!(names::KV_BLOCKS_USED).set(stats.blocks_used as f64);
+        metrics::counter!(names::PREEMPTIONS_TOTAL).increment(stats.preemptions - self.preemptions);
+        self.preemptions = stats.preemptions;
+        self.state.send_if_modified(|state| {
+            let changed = *state != now;
+            *state = now;
+            changed
+        });
+    }
+
+    fn is_past_recovery(&self) -> bool {
+        self.alone_since.is_some_and(|since| since.elapsed() > self.config.timeouts.recovery)
+    }
+
+    fn is_past_drain(&self) -> bool {
+        self.draining_since.is_some_and(|since| since.elapsed() > self.config.timeouts.drain)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.draining_since.is_some() && self.sessions.is_empty()
+    }
+
+    /// The engine's clock.
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// Why a driver ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Form(#[from] FormError),
+}

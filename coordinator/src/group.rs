@@ -1,0 +1,92 @@
+//! The group of workers a replica drives: chosen, claimed, loaded, run, and let go.
+
+mod choose;
+mod codec;
+mod form;
+mod load;
+mod run;
+
+use tessera_registry::{RegistryError, WorkerRecord};
+use tessera_types::Rank;
+use tonic::{Code, Status, transport::Channel};
+
+pub(crate) use form::Former;
+pub(crate) use run::{Group, Loss};
+
+/// A worker with its place in the group.
+#[derive(Clone)]
+pub(crate) struct Member {
+    pub(crate) rank: Rank,
+    pub(crate) worker: WorkerRecord,
+    pub(crate) channel: Channel,
+}
+
+/// What a rank did not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("rank {rank} (worker {worker}): {problem}")]
+pub struct RankError {
+    /// The rank.
+    pub rank: Rank,
+    /// Its worker.
+    pub worker: String,
+    /// What it said, or what was seen.
+    pub problem: String,
+    /// Its status.
+    pub code: Code,
+}
+
+impl RankError {
+    fn new(member: &Member, status: &Status) -> Self {
+        let (rank, worker, problem) = (member.rank, member.worker.id.clone(), status.message().to_owned());
+        Self { rank, worker, problem, code: status.code() }
+    }
+
+    /// Whether another attempt would end alike: the model or the degree is at fault, not the worker.
+    fn is_final(&self) -> bool {
+        matches!(self.code, Code::InvalidArgument | Code::NotFound | Code::DataLoss | Code::OutOfRange | Code::Unimplemented)
+    }
+}
+
+/// Why no group was formed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FormError {
+    /// Not enough workers are free.
+    #[error("{free} of {needed} workers are free")]
+    Workers {
+        /// Those there are.
+        free: usize,
+        /// Those needed.
+        needed: usize,
+    },
+    /// The registry did not do what was asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Ranks did not load the model.
+    #[error("{}", ranks.iter().map(RankError::to_string).collect::<Vec<_>>().join("; "))]
+    Load {
+        /// Every rank that did not.
+        ranks: Vec<RankError>,
+    },
+    /// Ranks loaded different models.
+    #[error("ranks disagree on the model's shape: {0}")]
+    Shape(String),
+    /// A worker's address cannot be used.
+    #[error("worker {worker}: {problem}")]
+    Address {
+        /// The worker.
+        worker: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl FormError {
+    /// Whether another attempt would end alike.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Load { ranks } => ranks.iter().any(RankError::is_final),
+            Self::Shape(_) => true,
+            Self::Workers { .. } | Self::Registry(_) | Self::Address { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Plans go to every rank as the same bytes, encoded once; results come back as messages.
+
+use bytes::{BufMut, Bytes};
+use futures::{StreamExt, TryFutureExt, stream::BoxStream};
+use tessera_proto::{MAX_MESSAGE_BYTES, internal::StepResult};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status,
+    client::Grpc,
+    codec::{Codec, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+    transport::Channel,
+};
+use tonic_prost::ProstDecoder;
+
+const RUN: &str = "/tessera.internal.v1.ShardWorker/Run";
+
+/// Sends encoded plans as they are.
+#[derive(Clone, Copy, Default)]
+struct PlanCodec;
+
+impl Codec for PlanCodec {
+    type Encode = Bytes;
+    type Decode = StepResult;
+    type Encoder = Self;
+    type Decoder = ProstDecoder<StepResult>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::default()
+    }
+}
+
+impl Encoder for PlanCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, plan: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(plan);
+        Ok(())
+    }
+}
+
+/// A rank's results for the plans sent. Never waits for the rank to answer before plans flow; the stream's end is an
+/// error, since only the coordinator ends a run.
+pub(super) fn run(channel: Channel, plans: mpsc::Receiver<Bytes>) -> BoxStream<'static, Result<StepResult, Status>> {
+    let opened = async move {
+        let mut grpc = Grpc::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        grpc.ready().await.map_err(|error| Status::unavailable(format!("cannot be reached: {error}")))?;
+        let plans = Request::new(ReceiverStream::new(plans));
+        grpc.streaming(plans, PathAndQuery::from_static(RUN), PlanCodec).await.map(tonic::Response::into_inner)
+    };
+    let ended = futures::stream::once(async { Err(Status::unavailable("the rank ended its run")) });
+    opened.try_flatten_stream().chain(ended).boxed()
+}

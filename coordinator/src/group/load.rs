@@ -1,0 +1,106 @@
+//! Loading the model on all ranks at once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use tessera_proto::{
+    MAX_MESSAGE_BYTES,
+    internal::{self as wire, load_event::Event, shard_worker_client::ShardWorkerClient},
+};
+use tessera_types::ModelSpec;
+use tokio::{sync::watch, time::sleep_until};
+use tonic::Status;
+
+use super::{FormError, Member, RankError};
+use crate::state::GroupState;
+
+/// What all ranks loaded.
+pub(super) struct Model {
+    pub(super) spec: Arc<ModelSpec>,
+    /// The least of any rank.
+    pub(super) kv_blocks: u32,
+}
+
+/// How far the ranks are together.
+struct Progress {
+    /// Bytes done and in all, by rank.
+    ranks: Vec<(u64, u64)>,
+    moved: Instant,
+}
+
+/// Loads on every rank and hears every rank out. Ends early only when no rank gets on for `stall`.
+pub(super) async fn load(
+    members: &[Member],
+    requests: Vec<wire::LoadRequest>,
+    stall: Duration,
+    state: &watch::Sender<GroupState>,
+) -> Result<Model, FormError> {
+    let (progress, moved) = watch::channel(Progress { ranks: vec![(0, 0); members.len()], moved: Instant::now() });
+    let ranks = join_all(members.iter().zip(requests).map(|(member, request)| load_rank(member, request, &progress)));
+    let loaded = tokio::select! {
+        loaded = ranks => loaded,
+        () = stalled(moved, stall, state) => members.iter().map(|member| Err(late(member, stall))).collect(),
+    };
+    let (loaded, failed): (Vec<_>, Vec<_>) = loaded.into_iter().partition(Result::is_ok);
+    let ranks: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
+    if !ranks.is_empty() {
+        return Err(FormError::Load { ranks });
+    }
+    agree(loaded.into_iter().flatten().collect())
+}
+
+async fn load_rank(
+    member: &Member,
+    request: wire::LoadRequest,
+    progress: &watch::Sender<Progress>,
+) -> Result<wire::Loaded, RankError> {
+    let failed = |status: Status| RankError::new(member, &status);
+    let mut client = ShardWorkerClient::new(member.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut events = client.load(request).await.map_err(failed)?.into_inner();
+    while let Some(message) = events.message().await.map_err(failed)? {
+        match message.event {
+            Some(Event::Progress(done)) => progress.send_modify(|progress| {
+                progress.ranks[usize::from(member.rank.0)] = (done.bytes_done, done.bytes_total);
+                progress.moved = Instant::now();
+            }),
+            Some(Event::Loaded(loaded)) => return Ok(loaded),
+            None => {}
+        }
+    }
+    Err(failed(Status::unavailable("ended loading without a result")))
+}
+
+/// Tells of progress; ends when there was none for too long.
+async fn stalled(mut progress: watch::Receiver<Progress>, stall: Duration, state: &watch::Sender<GroupState>) {
+    loop {
+        let (moved, done) = {
+            let now = progress.borrow_and_update();
+            (now.moved, now.ranks.iter().fold((0, 0), |sum, rank| (sum.0 + rank.0, sum.1 + rank.1)))
+        };
+        state.send_replace(GroupState::Loading { bytes_done: done.0, bytes_total: done.1 });
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { return },
+            () = sleep_until((moved + stall).into()) => return,
+        }
+    }
+}
+
+fn late(member: &Member, stall: Duration) -> RankError {
+    RankError::new(member, &Status::deadline_exceeded(format!("no rank got on with loading for {stall:?}")))
+}
+
+fn agree(loaded: Vec<wire::Loaded>) -> Result<Model, FormError> {
+    let specs = loaded.iter().map(|rank| serde_json::from_str::<ModelSpec>(&rank.model_spec));
+    let mut specs = specs.collect::<Result<Vec<_>, _>>().map_err(|error| FormError::Shape(error.to_string()))?;
+    let Some(spec) = specs.pop() else { return Err(FormError::Shape("there are no ranks".into())) };
+    if specs.iter().any(|other| *other != spec) {
+        return Err(FormError::Shape(loaded.into_iter().map(|rank| rank.model_spec).collect::<Vec<_>>().join(" and ")));
+    }
+    match loaded.iter().map(|rank| rank.kv_blocks).min() {
+        Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), kv_blocks }),
+        _ => Err(FormError::Shape("a rank has no room for a single cache block".into())),
+    }
+}

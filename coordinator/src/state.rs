@@ -1,0 +1,65 @@
+//! What others may know of a coordinator while it runs.
+
+use std::sync::Arc;
+
+use tessera_types::{Epoch, ModelSpec};
+
+/// Where the group is in its life; for progress bars and for waiting until a replica is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// There are not enough free workers.
+    Waiting {
+        /// Those there are.
+        free: usize,
+        /// Those needed.
+        needed: usize,
+    },
+    /// The ranks load the model.
+    Loading {
+        /// Of all ranks together.
+        bytes_done: u64,
+        /// Of all ranks together, as far as they have said.
+        bytes_total: u64,
+    },
+    /// The group runs steps.
+    Ready {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Blocks of the cache.
+        kv_blocks: u32,
+    },
+    /// A group was lost, or could not be formed; it will be tried again.
+    Lost {
+        /// Why.
+        problem: String,
+    },
+    /// The coordinator has stopped.
+    Stopped,
+}
+
+/// What routers ask for: load and limits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReplicaState {
+    /// The group's epoch; 0 while there is none.
+    pub epoch: Epoch,
+    /// The model's shape, once a group has loaded it.
+    pub spec: Option<Arc<ModelSpec>>,
+    /// Tokens a sequence may have.
+    pub max_context: usize,
+    /// Image patches one image may have.
+    pub max_patches: usize,
+    /// Blocks of the cache.
+    pub kv_blocks: usize,
+    /// Blocks in use.
+    pub kv_blocks_used: usize,
+    /// Sequences that run.
+    pub running: usize,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Tokens to be computed.
+    pub queued_tokens: usize,
+    /// Whether it takes requests.
+    pub ready: bool,
+    /// Whether it finishes what it has.
+    pub draining: bool,
+}

@@ -1,0 +1,107 @@
+//! Images: from a file's bytes to what the vision encoder takes.
+//!
+//! EXIF orientation is ignored, as the reference ignores it.
+
+mod decode;
+mod grid;
+mod resize;
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tessera_types::{Grid, ImageKey, VisionSpec};
+
+pub use decode::{ImageLimits, probe};
+pub use grid::grid_of;
+
+/// Mean of the training images' channels, of values in `[0, 1]`.
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Their standard deviation.
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// A file that cannot be taken as an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// No known format.
+    #[error("not a PNG, JPEG, WebP or GIF file")]
+    Format,
+    /// The file breaks off, or breaks its format's rules.
+    #[error("the {format} file cannot be decoded: {problem}")]
+    Decode {
+        /// Its format.
+        format: &'static str,
+        /// What the decoder said.
+        problem: String,
+    },
+    /// More bytes than allowed.
+    #[error("{bytes} bytes, more than the {limit} allowed")]
+    Bytes {
+        /// The file's.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// More pixels than allowed; found from the header alone.
+    #[error("{width} by {height} pixels, more than the {limit} allowed")]
+    Pixels {
+        /// Of the header.
+        width: u32,
+        /// Of the header.
+        height: u32,
+        /// The bound on their product.
+        limit: u64,
+    },
+}
+
+/// An image ready for the encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedImage {
+    /// Hash of the file and the grid.
+    pub key: ImageKey,
+    /// Patches.
+    pub grid: Grid,
+    /// Normalised pixels, little-endian f32, planar `[3, rows * patch, cols * patch]`.
+    pub pixels: Bytes,
+    /// As given, in pixels.
+    pub width: u32,
+    /// As given, in pixels.
+    pub height: u32,
+}
+
+/// Decodes a file, lays it on white, scales it to whole patches and normalises it.
+pub fn prepare(file: &[u8], spec: &VisionSpec, limits: &ImageLimits) -> Result<PreparedImage, ImageError> {
+    let picture = decode::decode(file, limits)?;
+    let (width, height) = picture.dimensions();
+    let grid = grid_of(width, height, spec);
+    let (target_width, target_height) = (grid.cols as usize * spec.patch_size, grid.rows as usize * spec.patch_size);
+    let scaled = resize::cubic(picture.as_raw(), (width as usize, height as usize), (target_width, target_height));
+    Ok(PreparedImage { key: key_of(file, grid), grid, pixels: planes(&scaled), width, height })
+}
+
+fn key_of(file: &[u8], grid: Grid) -> ImageKey {
+    let hash = Sha256::new().chain_update(file).chain_update(grid.rows.to_le_bytes()).chain_update(grid.cols.to_le_bytes());
+    ImageKey(hash.finalize().into())
+}
+
+/// Interleaved values of 0 to 255 to normalised planes.
+fn planes(interleaved: &[f32]) -> Bytes {
+    let pixels = interleaved.len() / 3;
+    let mut planes = vec![0.0_f32; interleaved.len()];
+    for (channel, plane) in planes.chunks_exact_mut(pixels.max(1)).enumerate() {
+        for (out, pixel) in plane.iter_mut().zip(interleaved.as_chunks::<3>().0) {
+            *out = (pixel[channel] / 255.0 - MEAN[channel]) / STD[channel];
+        }
+    }
+    Bytes::from_owner(Floats(planes))
+}
+
+/// Numbers lent as bytes; little-endian on every machine Tessera runs on.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}

@@ -1,0 +1,143 @@
+//! Images on their way from the request to the encoder: had, looked at, prepared.
+
+mod address;
+mod data_uri;
+mod fetch;
+mod guard;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use tessera_prompt::{ImageError, ImageLimits, grid_of};
+use tessera_types::{Grid, ImageEncode, VisionSpec};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::Instant};
+
+pub use self::{
+    address::Network,
+    fetch::{FetchPolicy, Hosts},
+};
+use self::{data_uri::DataUri, fetch::Fetcher};
+use crate::{
+    RequestError, RouterConfig,
+    event::Timings,
+    metrics::Metrics,
+    request::{ImageData, ImageSource},
+};
+
+/// Has, looks at and prepares images.
+pub(crate) struct Media {
+    spec: Option<VisionSpec>,
+    fetcher: Fetcher,
+    limits: ImageLimits,
+    /// Image work is long and the event loop must not wait for it; so many at once leave room for the rest.
+    workers: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+/// An image whose header was read.
+pub(crate) struct Probed {
+    field: String,
+    file: Bytes,
+    /// Pixels from left to right, as given.
+    pub(crate) width: u32,
+    /// Pixels from top to bottom, as given.
+    pub(crate) height: u32,
+    /// Patches, as it will be encoded.
+    pub(crate) grid: Grid,
+}
+
+impl Media {
+    pub(crate) fn new(spec: Option<VisionSpec>, config: &RouterConfig, metrics: Metrics) -> Self {
+        let limits = ImageLimits { max_bytes: config.limits.max_image_bytes, max_pixels: config.limits.max_image_pixels };
+        let workers = Arc::new(Semaphore::new(config.image_workers.max(1)));
+        Self { spec, fetcher: Fetcher::new(config.fetch.clone()), limits, workers, metrics }
+    }
+
+    /// Whether any URL is fetched.
+    pub(crate) fn fetches_urls(&self) -> bool {
+        self.fetcher.enabled()
+    }
+
+    /// Patches of an image of that size, if it is within the limits.
+    pub(crate) fn grid(&self, width: u32, height: u32) -> Result<Grid, String> {
+        let spec = self.spec.as_ref().ok_or("the model has no vision encoder")?;
+        let limit = self.limits.max_pixels;
+        match u64::from(width) * u64::from(height) {
+            0 => Err("must have pixels".into()),
+            pixels if pixels > limit => Err(ImageError::Pixels { width, height, limit }.to_string()),
+            _ => Ok(grid_of(width, height, spec)),
+        }
+    }
+
+    /// Has every image, and reads its header. Those behind URLs are fetched at the same time.
+    pub(crate) async fn probe(&self, images: Vec<(String, &ImageSource)>, timings: &mut Timings) -> Result<Vec<Probed>, RequestError> {
+        let started = Instant::now();
+        let any_url = images.iter().any(|(_, image)| matches!(image.data, ImageData::Url(_)));
+        let probed = try_join_all(images.into_iter().map(|(field, image)| self.probe_one(field, image))).await?;
+        let spent = started.elapsed().as_micros() as u64;
+        *(if any_url { &mut timings.image_fetch_us } else { &mut timings.image_decode_us }) += spent;
+        Ok(probed)
+    }
+
+    async fn probe_one(&self, field: String, image: &ImageSource) -> Result<Probed, RequestError> {
+        let wrong = |problem: String| RequestError::invalid(field.clone(), problem);
+        let mut mime = image.mime.clone();
+        let file = match &image.data {
+            ImageData::Bytes(file) => file.clone(),
+            ImageData::Url(url) => self.fetcher.fetch(url, self.limits.max_bytes).await.map_err(|error| wrong(error.to_string()))?,
+            ImageData::DataUri(uri) => {
+                let uri = DataUri::parse(uri).map_err(wrong)?;
+                uri.decode(self.limits.max_bytes).map_err(wrong)?.into()
+            }
+            ImageData::Missing => return Err(wrong("has no data, URL or data URI".into())),
+        };
+        mime.make_ascii_lowercase();
+        match sniff(&file) {
+            Some(found) if !mime.is_empty() && mime != found => return Err(wrong(format!("is said to be {mime}, but is {found}"))),
+            _ => {}
+        }
+        let (width, height) = tessera_prompt::probe(&file, &self.limits).map_err(|error| wrong(error.to_string()))?;
+        let grid = self.grid(width, height).map_err(wrong)?;
+        Ok(Probed { field, file, width, height, grid })
+    }
+
+    /// What images take once they are prepared: three floats a pixel.
+    pub(crate) fn prepared_bytes(&self, images: &[Probed]) -> usize {
+        let patch = self.spec.as_ref().map_or(0, |spec| spec.patch_size);
+        images.iter().map(|image| image.grid.patches() * patch * patch * 3 * size_of::<f32>()).sum()
+    }
+
+    /// Decodes, scales and normalises every image, several at a time.
+    pub(crate) async fn prepare(&self, images: Vec<Probed>) -> Result<Vec<ImageEncode>, RequestError> {
+        try_join_all(images.into_iter().map(|image| self.prepare_one(image))).await
+    }
+
+    async fn prepare_one(&self, image: Probed) -> Result<ImageEncode, RequestError> {
+        let Some(spec) = self.spec.clone() else { return Err(RequestError::internal("an image for a model without vision")) };
+        let limits = self.limits;
+        let broken = |error: &dyn std::error::Error| RequestError::internal(error.to_string());
+        // The permit goes with the work: a client that goes away leaves its work to its end.
+        let permit = self.workers.clone().acquire_owned().await.map_err(|error| broken(&error))?;
+        let work = move || {
+            let _permit = permit;
+            let started = Instant::now();
+            (tessera_prompt::prepare(&image.file, &spec, &limits), started.elapsed(), image.field)
+        };
+        let (prepared, spent, field) = spawn_blocking(work).await.map_err(|error| broken(&error))?;
+        self.metrics.image(spent);
+        let prepared = prepared.map_err(|error| RequestError::invalid(field, error.to_string()))?;
+        Ok(ImageEncode { key: prepared.key, grid: prepared.grid, pixels: prepared.pixels })
+    }
+}
+
+/// The type that a file's first bytes show.
+fn sniff(file: &[u8]) -> Option<&'static str> {
+    match file {
+        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
+        [0xFF, 0xD8, 0xFF, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
+    }
+}

@@ -1,0 +1,169 @@
+//! What both fronts stand on: a request goes in, a session comes out.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tessera_service::{Health, Phase};
+use tessera_types::{ModelSpec, TokenId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    ApiKeys, Limits, Patience, RequestError, RouterConfig,
+    admission::Admission,
+    event::Accepted,
+    metrics::Metrics,
+    model::{Model, ModelError},
+    pipeline::{Count, Pipeline, Prepared},
+    replicas::Replicas,
+    request::{Input, Request},
+    session::Session,
+};
+
+/// A process that waits on others is not unhealthy for it: only phases count.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The router behind its fronts.
+pub(crate) struct Router {
+    model: Arc<Model>,
+    pipeline: Pipeline,
+    replicas: Arc<Replicas>,
+    admission: Admission,
+    metrics: Metrics,
+    health: Health,
+    keys: ApiKeys,
+    limits: Limits,
+    patience: Patience,
+    max_context: Option<usize>,
+    since: u64,
+}
+
+impl Router {
+    /// Loads the tokenizer; no replica is known yet.
+    pub(crate) fn new(config: &RouterConfig) -> Result<Self, ModelError> {
+        let model = Arc::new(Model::load(config)?);
+        let metrics = Metrics::new();
+        Ok(Self {
+            pipeline: Pipeline::new(model.clone(), config, metrics.clone()),
+            model,
+            replicas: Replicas::new(),
+            admission: Admission::new(config.max_requests, config.max_held_bytes),
+            metrics,
+            health: Health::new(HEALTH_PATIENCE),
+            keys: config.api_keys.clone(),
+            limits: config.limits.clone(),
+            patience: config.patience,
+            max_context: config.max_context,
+            since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        })
+    }
+
+    /// Runs a request: every check, its images, its place on a replica.
+    pub(crate) async fn generate(&self, request: Request) -> Result<(Accepted, Session), RequestError> {
+        let mut tally = self.metrics.begin(request.front, request.arrived);
+        match self.prepare(request).await {
+            Ok(prepared) => Session::start(prepared, self.replicas.clone(), self.patience, tally).await,
+            Err(error) => {
+                tally.failed(error.kind);
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(&self, request: Request) -> Result<Prepared, RequestError> {
+        let latest = request.arrived + self.limits.max_duration;
+        let deadline = request.deadline.map_or(latest, |deadline| deadline.min(latest));
+        let mut permit = self.admission.enter()?;
+        let prepared = self.pipeline.prepare(request, deadline, self.max_context(), |bytes| self.admission.hold(&mut permit, bytes));
+        let prepared = timeout_at(deadline, prepared).await.map_err(|_| RequestError::deadline("it was being prepared"))??;
+        Ok(Prepared { permit: Some(permit), ..prepared })
+    }
+
+    /// What a request would cost.
+    pub(crate) async fn count(&self, model: &str, input: Option<Input>, sizes: Vec<(u32, u32)>) -> Result<Count, RequestError> {
+        self.check_model(model)?;
+        let _permit = self.admission.enter()?;
+        let deadline = Instant::now() + self.limits.max_duration;
+        let count = self.pipeline.count(input, sizes, self.max_context());
+        timeout_at(deadline, count).await.map_err(|_| RequestError::deadline("it was being counted"))?
+    }
+
+    /// Text as tokens, without control tokens.
+    pub(crate) async fn tokenize(&self, model: &str, text: String) -> Result<Vec<TokenId>, RequestError> {
+        self.check_model(model)?;
+        let _permit = self.admission.enter()?;
+        self.pipeline.tokenize(text).await
+    }
+
+    /// Refuses any name but the served model's; an empty one stands for it.
+    pub(crate) fn check_model(&self, asked: &str) -> Result<(), RequestError> {
+        self.model.check_name(asked)
+    }
+
+    /// The longest context that can be served: what the model can, the operator wants, and a ready replica holds.
+    pub(crate) fn max_context(&self) -> usize {
+        let bounds = [self.max_context, self.replicas.max_context()];
+        bounds.into_iter().flatten().fold(self.model.spec.max_context, usize::min)
+    }
+
+    pub(crate) fn spec(&self) -> &ModelSpec {
+        &self.model.spec
+    }
+
+    pub(crate) fn model_name(&self) -> &str {
+        &self.model.name
+    }
+
+    pub(crate) fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.model.tokenizer
+    }
+
+    pub(crate) fn fetches_urls(&self) -> bool {
+        self.pipeline.fetches_urls()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn keys(&self) -> &ApiKeys {
+        &self.keys
+    }
+
+    pub(crate) fn replicas(&self) -> &Arc<Replicas> {
+        &self.replicas
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// When it began to serve, in seconds since 1970.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Why it does not serve at the moment, if it does not.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let (ready, known) = self.replicas.count();
+        match self.health.problem()? {
+            "starting" if known == 0 => Some("no replica is known".into()),
+            "starting" => Some(format!("{ready} of {known} replicas are ready")),
+            other => Some(other.into()),
+        }
+    }
+
+    /// Keeps health in step with the replicas, for ever.
+    pub(crate) async fn follow_replicas(self: Arc<Self>) {
+        let mut changes = self.replicas.changes();
+        loop {
+            let (ready, _) = self.replicas.count();
+            self.metrics.replicas(ready);
+            self.health.enter(if ready > 0 { Phase::Serving } else { Phase::Starting });
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

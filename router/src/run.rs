@@ -1,0 +1,111 @@
+//! Starting a router, and ending it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tessera_registry::Registry;
+use tessera_service::{Bound, Phase, ReflectionError, ServeError, bind, reflection, serve};
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::{codec::CompressionEncoding, service::RoutesBuilder};
+
+use crate::{RouterConfig, grpc, http, model::ModelError, replicas, router::Router};
+
+/// The public service's full name.
+const INFERENCE: &str = "tessera.v1.Inference";
+/// What ends after the drain, ends within this.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// Why a router does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// The tokenizer or the model's configuration cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An address cannot be had, or a server ended by itself.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Reflection cannot be served.
+    #[error(transparent)]
+    Reflection(#[from] ReflectionError),
+    /// A part of the router panicked.
+    #[error("the router broke: {0}")]
+    Broken(#[from] JoinError),
+}
+
+/// A router that serves.
+#[derive(Debug)]
+pub struct RouterHandle {
+    /// Where it listens for gRPC.
+    pub grpc: SocketAddr,
+    /// Where it listens for HTTP.
+    pub http: SocketAddr,
+    router: Inside,
+    task: JoinHandle<Result<(), RouterError>>,
+}
+
+struct Inside(Arc<Router>);
+
+impl std::fmt::Debug for Inside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Router")
+    }
+}
+
+impl RouterHandle {
+    /// Waits until the router has ended: after its shutdown was asked for, or because it cannot go on.
+    pub async fn finished(self) -> Result<(), RouterError> {
+        self.task.await?
+    }
+
+    /// Replicas that are ready at the moment.
+    pub fn ready_replicas(&self) -> usize {
+        self.router.0.replicas().count().0
+    }
+}
+
+/// Starts a router: takes its addresses, loads its tokenizer, and serves until `shutdown` is cancelled. Requests in
+/// flight may then finish, for as long as the configuration's drain.
+///
+/// # Errors
+/// When an address cannot be had, or the model's tokenizer or configuration cannot be read.
+pub async fn run(config: RouterConfig, registry: Registry, shutdown: CancellationToken) -> Result<RouterHandle, RouterError> {
+    let (grpc, http) = (bind(config.grpc).await?, bind(config.http).await?);
+    let (grpc_address, http_address) = (grpc.address, http.address);
+    let loaded = tokio::task::spawn_blocking(move || Router::new(&config).map(|router| (router, config.drain)));
+    let (router, drain) = loaded.await??;
+    let router = Arc::new(router);
+    let task = tokio::spawn(serve_all(router.clone(), registry, (grpc, http), shutdown, drain));
+    tracing::info!(grpc = %grpc_address, http = %http_address, model = router.model_name(), "the router serves");
+    Ok(RouterHandle { grpc: grpc_address, http: http_address, router: Inside(router), task })
+}
+
+async fn serve_all(
+    router: Arc<Router>,
+    registry: Registry,
+    (grpc, http): (Bound, Bound),
+    shutdown: CancellationToken,
+    drain: Duration,
+) -> Result<(), RouterError> {
+    let mut routes = RoutesBuilder::default();
+    let health = router.health().service(&[INFERENCE]);
+    let health = health.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip);
+    routes.add_service(grpc::service(router.clone())).add_service(health);
+    reflection(&mut routes, &[INFERENCE])?;
+    let follow = replicas::follow(router.replicas().clone(), registry, router.model_name().to_owned());
+    let background = CancellationToken::new();
+    let _stop_background = background.clone().drop_guard();
+    tokio::spawn(background.clone().run_until_cancelled_owned(follow));
+    tokio::spawn(background.run_until_cancelled_owned(router.clone().follow_replicas()));
+    let draining = async {
+        shutdown.cancelled().await;
+        router.health().enter(Phase::Draining);
+        tokio::time::sleep(drain + LAST_WORDS).await;
+    };
+    let http = http::serve(http.listener, http::routes(router.clone()), shutdown.clone(), drain);
+    let grpc = serve(grpc, routes.routes(), shutdown.clone(), drain);
+    tokio::select! {
+        (ended, ()) = async { tokio::join!(grpc, http) } => Ok(ended?),
+        () = draining => Ok(()),
+    }
+}
+
