@@ -46,8 +46,6 @@ pub struct ReplicaState {
     pub spec: Option<Arc<ModelSpec>>,
     /// Tokens a sequence may have.
     pub max_context: usize,
-    /// Image patches one image may have.
-    pub max_patches: usize,
     /// Blocks of the cache.
     pub kv_blocks: usize,
     /// Blocks in use.

@@ -33,7 +33,7 @@ pub struct Delta {
     pub index: u32,
     /// Counts a sequence's deltas from 0, without gaps.
     pub seq: u64,
-    /// Whole characters; may be empty.
+    /// Whole characters; empty while one is incomplete or may be the beginning of a stop string.
     pub text: String,
     /// Tokens that arrived, in order; never one behind a stop string's match.
     pub tokens: Vec<TokenId>,

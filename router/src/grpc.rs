@@ -63,7 +63,7 @@ impl Inference for Front {
     async fn tokenize(&self, call: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
         let call = self.enter(call)?.into_inner();
         let tokens = self.router.tokenize(&call.model, call.text).await?;
-        let vocabulary = self.router.tokenizer();
+        let tokenizer = self.router.tokenizer();
         Ok(Response::new(TokenizeResponse {
             ids: tokens.iter().map(|token| token.0).collect(),
             tokens: tokens.iter().map(|&token| tokenizer.token_bytes(token).to_vec().into()).collect(),

@@ -102,15 +102,15 @@ async fn model(State(router): State<Arc<Router>>, Path(name): Path<String>) -> R
 }
 
 async fn health(State(router): State<Arc<Router>>) -> Response {
-    match router.health() {
-        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response(),
+    match router.problem() {
+        None => Json(json!({ "status": "ready" })).into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response(),
     }
 }
 
-async fn metrics(State(router): State<Arc<Router>>) -> Response {
+async fn metrics() -> Response {
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, text)], router.metrics()).into_response()
+    ([(header::CONTENT_TYPE, text)], tessera_service::metrics::render()).into_response()
 }
 
 async fn keys(State(router): State<Arc<Router>>, request: Request, next: middleware::Next) -> Result<Response, RequestError> {

@@ -26,7 +26,6 @@ mod session;
 mod stops;
 mod text;
 mod trace;
-mod vocabulary;
 
 pub use auth::ApiKeys;
 pub use config::{ModelSource, Patience, RouterConfig};

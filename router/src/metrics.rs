@@ -82,8 +82,8 @@ impl Tally {
     }
 
     /// A token after another of the same sequence.
-    pub(crate) fn next_token(&self, since: Instant) {
-        self.metrics.inter_token.record(since.elapsed());
+    pub(crate) fn next_token(&self, gap: Duration) {
+        self.metrics.inter_token.record(gap);
     }
 
     pub(crate) fn replayed(&self) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::trace::Trace;
+use crate::{metrics::Front, trace::Trace};
 
 /// A request as it was read.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Request {
     pub priority: i32,
     /// Deltas carry token ids, and `accepted` the prompt's.
     pub return_token_ids: bool,
+    /// By which front it came.
+    pub front: Front,
     /// When the router first heard of it.
     pub arrived: Instant,
     /// When the client stops waiting, if it said so.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tessera_prompt::Tokenizer;
 use tessera_service::{Health, Phase};
 use tessera_types::{ModelSpec, TokenId};
 use tokio::time::{Instant, timeout_at};

@@ -92,8 +92,8 @@ async fn serve_all(
     routes.add_service(grpc::service(router.clone())).add_service(health);
     reflection(&mut routes, &[INFERENCE])?;
     let follow = replicas::follow(router.replicas().clone(), registry, router.model_name().to_owned());
-    let background = CancellationToken::new();
-    let _stop_background = background.clone().drop_guard();
+    let background = shutdown.child_token();
+    let _ends_with_this = background.clone().drop_guard();
     tokio::spawn(background.clone().run_until_cancelled_owned(follow));
     tokio::spawn(background.run_until_cancelled_owned(router.clone().follow_replicas()));
     let draining = async {
@@ -102,9 +102,10 @@ async fn serve_all(
         tokio::time::sleep(drain + LAST_WORDS).await;
     };
     let http = http::serve(http.listener, http::routes(router.clone()), shutdown.clone(), drain);
+    let http = async { Ok::<_, ServeError>(http.await) };
     let grpc = serve(grpc, routes.routes(), shutdown.clone(), drain);
     tokio::select! {
-        (ended, ()) = async { tokio::join!(grpc, http) } => Ok(ended?),
+        ended = async { tokio::try_join!(grpc, http) } => Ok(ended.map(drop)?),
         () = draining => Ok(()),
     }
 }

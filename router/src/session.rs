@@ -11,7 +11,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tessera_proto::internal::{self as wire, generate_event::Event as WireEvent};
-use tessera_types::{TokenId, TokenLogprob};
+use tessera_types::{SamplingParams, TokenId, TokenLogprob};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
@@ -23,6 +23,7 @@ use self::{
 use crate::{
     Patience, RequestError,
     event::{Accepted, Delta, Event, Finished, Timings, Usage},
+    metrics::Tally,
     pipeline::Prepared,
     replicas::{Replica, Replicas},
 };
@@ -37,7 +38,10 @@ pub(crate) struct Session {
     prepared: Prepared,
     replicas: Arc<Replicas>,
     patience: Patience,
+    tally: Tally,
     sequences: Vec<Sequence>,
+    /// When each sequence's last token came.
+    last_tokens: Vec<Option<Instant>>,
     prompt_logprobs: Vec<TokenLogprob>,
     upstream: Option<Upstream>,
     lost: Option<Arc<Replica>>,
@@ -56,14 +60,19 @@ impl Session {
         prepared: Prepared,
         replicas: Arc<Replicas>,
         patience: Patience,
+        tally: Tally,
     ) -> Result<(Accepted, Self), RequestError> {
-        let sequences = prepared.sequences();
+        let resolved = &prepared.resolved;
+        let sequence = |(index, params): (usize, &SamplingParams)| Sequence::new(index as u32, params.clone(), resolved, &prepared.tokenizer);
+        let sequences: Vec<_> = resolved.sequences.iter().enumerate().map(sequence).collect();
         let deadline = Box::pin(sleep_until(prepared.deadline));
         let timings = prepared.timings;
         let mut session = Self {
             prepared,
             replicas,
             patience,
+            tally,
+            last_tokens: vec![None; sequences.len()],
             sequences,
             prompt_logprobs: Vec::new(),
             upstream: None,
@@ -76,7 +85,10 @@ impl Session {
             timings,
             ended: false,
         };
-        session.place().await?;
+        if let Err(error) = session.place().await {
+            session.tally.failed(error.kind);
+            return Err(error);
+        }
         let accepted = session.accepted.clone().ok_or_else(|| RequestError::internal("placed but not accepted"))?;
         Ok((accepted, session))
     }
@@ -103,6 +115,7 @@ impl Session {
             if let Err(error) = self.advance().await {
                 self.ended = true;
                 self.upstream = None;
+                self.tally.failed(error.kind);
                 return Some(Err(error));
             }
         }
@@ -158,9 +171,7 @@ impl Session {
         if token.position as usize > known {
             return self.protocol_error("a gap between two tokens");
         }
-        if self.generated_tokens == 0 {
-            self.timings.time_to_first_token_us = self.prepared.elapsed_us();
-        }
+        self.time_token(sequence);
         self.generated_tokens += 1;
         self.losses = 0;
         let id = TokenId(token.token);
@@ -169,6 +180,17 @@ impl Session {
         self.tell(sequence, Some((id, token.logprob)), progress);
         if stopped_by_text && let Some(upstream) = &self.upstream {
             upstream.stop(token.index);
+        }
+    }
+
+    fn time_token(&mut self, sequence: usize) {
+        let now = Instant::now();
+        if self.generated_tokens == 0 {
+            self.timings.time_to_first_token_us = self.prepared.elapsed_us();
+            self.tally.first_token();
+        }
+        if let Some(before) = self.last_tokens[sequence].replace(now) {
+            self.tally.next_token(now - before);
         }
     }
 
@@ -190,10 +212,11 @@ impl Session {
         }
     }
 
-    /// Queues what a sequence's progress tells the client: a delta, unless it would be empty, and its end.
+    /// Queues what a sequence's progress tells the client: a delta for every token, and its end.
     fn tell(&mut self, at: usize, token: Option<(TokenId, Option<wire::TokenLogprob>)>, progress: Progress) {
         let sequence = &mut self.sequences[at];
         let mut delta = Delta { index: at as u32, text: progress.text, generated_tokens: self.generated_tokens, ..Delta::default() };
+        let came = token.is_some();
         if let Some((id, logprob)) = token
             && self.prepared.tells_tokens()
         {
@@ -203,7 +226,7 @@ impl Session {
         if at == 0 {
             delta.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
         }
-        if !(delta.text.is_empty() && delta.tokens.is_empty() && delta.prompt_logprobs.is_empty()) {
+        if came || !delta.text.is_empty() {
             delta.seq = sequence.next_delta();
             self.ready.push_back(Event::Delta(delta));
         }
@@ -225,6 +248,7 @@ impl Session {
         self.ended = true;
         self.timings.total_us = self.prepared.elapsed_us();
         let usage = Usage { generated_tokens: self.generated_tokens, timings: self.timings, ..self.prepared.usage() };
+        self.tally.done(&usage);
         self.ready.push_back(Event::Usage(usage));
     }
 
@@ -252,6 +276,7 @@ impl Session {
             return Err(status.into());
         }
         self.losses += 1;
+        self.tally.replayed();
         tracing::warn!(request = %self.prepared.id, replica = %upstream.replica().id(), %status, losses = self.losses, "a replica was lost");
         self.lost = Some(upstream.replica().clone());
         Ok(())

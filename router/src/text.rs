@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tessera_types::TokenId;
-
 use tessera_prompt::Tokenizer;
+use tessera_types::TokenId;
 
 /// The text of one sequence. Bytes that are no UTF-8 become U+FFFD, as if the whole had been decoded at once.
 pub(crate) struct TextStream {
@@ -15,7 +14,7 @@ pub(crate) struct TextStream {
 
 impl TextStream {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { vocabulary, pending: Vec::new() }
+        Self { tokenizer, pending: Vec::new() }
     }
 
     /// What becomes certain with one more token; control tokens say nothing.

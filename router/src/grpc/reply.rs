@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tessera_proto::v1::{self, finished::Matched, generate_response::Event as WireEvent};
-use tessera_types::{TokenId, TokenLogprob};
+use tessera_prompt::Tokenizer;
+use tessera_types::{Grid, TokenId, TokenLogprob};
 
 use crate::{
     RequestError,
@@ -28,7 +29,7 @@ impl Teller {
         Self {
             model: model.to_owned(),
             prompt_ids: ids(told),
-            vocabulary: prepared.tokenizer.clone(),
+            tokenizer: prepared.tokenizer.clone(),
             sequences: prepared.resolved.sequences.len(),
         }
     }
@@ -154,12 +155,12 @@ fn usage(usage: &Usage) -> v1::Usage {
 
 /// The answer to a dry run: whether `more` tokens fit behind the prompt.
 pub(super) fn count(count: &Count, more: u32) -> v1::CountTokensResponse {
-    let image = |image: &crate::pipeline::ImageCost| v1::ImageCost {
-        width: image.width,
-        height: image.height,
-        rows: image.grid.rows,
-        cols: image.grid.cols,
-        tokens: image.grid.tokens() as u32,
+    let image = |&(width, height, grid): &(u32, u32, Grid)| v1::ImageCost {
+        width,
+        height,
+        rows: grid.rows,
+        cols: grid.cols,
+        tokens: grid.tokens() as u32,
     };
     v1::CountTokensResponse {
         prompt_tokens: count.prompt_tokens as u32,

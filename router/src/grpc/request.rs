@@ -6,6 +6,7 @@ use tonic::Request as Call;
 
 use super::deadline;
 use crate::{
+    metrics::Front,
     request::{Content, ImageData, ImageSource, Input, Message, Part, RawSampling, Request},
     trace::Trace,
 };
@@ -19,10 +20,11 @@ pub(super) fn read(call: Call<v1::GenerateRequest>) -> Request {
     Request {
         model: wire.model,
         id: wire.request_id,
-        input: wire.input.map(input),
+        input: wire.input.map(self::input),
         sampling: wire.sampling.map(sampling).unwrap_or_default(),
         priority: wire.priority,
         return_token_ids: wire.return_token_ids,
+        front: Front::Grpc,
         arrived,
         deadline,
         trace,

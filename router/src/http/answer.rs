@@ -5,13 +5,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use tessera_prompt::Tokenizer;
 use tessera_types::{TokenId, TokenLogprob};
 
 use super::{
     bodies::{Envelope, Logprobs, UsageBody},
     logprobs,
 };
-use crate::{pipeline::Prepared, vocabulary::Vocabulary};
+use crate::pipeline::Prepared;
 
 /// Which of OpenAI's endpoints is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Answer {
             id: format!("{prefix}-{call_id}"),
             model: model.to_owned(),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            vocabulary: prepared.tokenizer.clone(),
+            tokenizer: prepared.tokenizer.clone(),
             prompt_tokens: prepared.tokens.len() as u32,
             choices: prepared.resolved.sequences.len(),
             prompt_ids: prepared.return_token_ids.then(|| prepared.tokens.clone()),

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout};
 
-use crate::{Limits, RequestError, request, trace::Trace};
+use crate::{Limits, RequestError, metrics::Front, request, trace::Trace};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest name a client may give its request.
@@ -43,6 +43,7 @@ impl Call {
             sampling: request::RawSampling::default(),
             priority: 0,
             return_token_ids: false,
+            front: Front::Http,
             arrived: self.arrived,
             deadline: None,
             trace: self.trace.clone(),
@@ -80,7 +81,7 @@ pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Bytes, Req
     let body = timeout(BODY_WITHIN, Limited::new(request.into_body(), limit).collect()).await;
     let body = body.map_err(|_| RequestError::unreadable(format!("the body did not arrive within {BODY_WITHIN:?}")))?;
     body.map(|body| body.to_bytes()).map_err(|error| {
-        let causes = std::iter::successors(Some(&*error as &dyn Error), |error| error.source());
+        let causes = std::iter::successors(Some(&*error as &(dyn Error + 'static)), |&error| error.source());
         match causes.into_iter().any(|error| error.is::<LengthLimitError>()) {
             true => RequestError::too_large(limit),
             false => RequestError::unreadable(format!("the body could not be read: {error}")),

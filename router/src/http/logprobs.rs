@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tessera_types::{TokenId, TokenLogprob};
-
 use tessera_prompt::Tokenizer;
+use tessera_types::{TokenId, TokenLogprob};
 
 /// What stands for a probability of zero, since JSON has no infinity.
 const IMPOSSIBLE: f32 = -9999.0;
@@ -40,7 +39,7 @@ pub(crate) struct TextLogprobs {
 
 /// The chat endpoint's form.
 pub(crate) fn chat(tokens: &[TokenLogprob], tokenizer: &Tokenizer) -> ChatLogprobs {
-    let named = |token, logprob| named(token, logprob, vocabulary);
+    let named = |token, logprob| named(token, logprob, tokenizer);
     let content = tokens.iter().map(|entry| ChatLogprob {
         token: named(entry.token, entry.logprob),
         top_logprobs: entry.top.iter().map(|&(token, logprob)| named(token, logprob)).collect(),
@@ -52,12 +51,12 @@ pub(crate) fn chat(tokens: &[TokenLogprob], tokenizer: &Tokenizer) -> ChatLogpro
 pub(crate) fn text(tokens: &[TokenLogprob], tokenizer: &Tokenizer, offset: &mut usize) -> TextLogprobs {
     let mut lists = TextLogprobs::default();
     for entry in tokens {
-        let token = spelled(entry.token, vocabulary);
+        let token = spelled(entry.token, tokenizer);
         lists.text_offset.push(*offset);
         *offset += token.chars().count();
         lists.tokens.push(token);
         lists.token_logprobs.push(entry.logprob.max(IMPOSSIBLE));
-        let top = entry.top.iter().map(|&(token, logprob)| (spelled(token, vocabulary), logprob.max(IMPOSSIBLE).into()));
+        let top = entry.top.iter().map(|&(token, logprob)| (spelled(token, tokenizer), logprob.max(IMPOSSIBLE).into()));
         lists.top_logprobs.push(top.collect());
     }
     lists
@@ -65,7 +64,7 @@ pub(crate) fn text(tokens: &[TokenLogprob], tokenizer: &Tokenizer, offset: &mut 
 
 fn named(token: TokenId, logprob: f32, tokenizer: &Tokenizer) -> NamedLogprob {
     let logprob = logprob.max(IMPOSSIBLE);
-    NamedLogprob { token: spelled(token, vocabulary), logprob, bytes: tokenizer.token_bytes(token).to_vec() }
+    NamedLogprob { token: spelled(token, tokenizer), logprob, bytes: tokenizer.token_bytes(token).to_vec() }
 }
 
 /// A token's text; bytes that are no character on their own are shown as U+FFFD.

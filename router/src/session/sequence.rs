@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tessera_prompt::Tokenizer;
 use tessera_types::{SamplingParams, TokenId};
 
 use crate::{

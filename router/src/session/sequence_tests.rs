@@ -10,8 +10,8 @@ fn byte(byte: u8) -> TokenId {
 
 fn sequence(raw: RawSampling) -> Sequence {
     let resolved = resolve(&raw, &Limits::default(), 4096).unwrap();
-    let vocabulary = Arc::new(Tokenizer::bytes());
-    Sequence::new(0, resolved.sequences[0].clone(), &resolved, &vocabulary)
+    let tokenizer = Arc::new(Tokenizer::bytes());
+    Sequence::new(0, resolved.sequences[0].clone(), &resolved, &tokenizer)
 }
 
 /// Feeds tokens until the sequence ends: its text, how many tokens it took, and why it ended.

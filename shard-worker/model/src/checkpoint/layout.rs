@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tessera_types::{ModelConfigError, ModelSpec};
+use tessera_types::ModelSpec;
 
 use super::names::HuggingFaceNames;
 use super::safetensors_file::SafetensorsFile;
@@ -62,11 +62,13 @@ impl Checkpoint {
     /// Reads the configuration and every file's header.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let layout = Layout::detect(folder)?;
-        let (config, parse): (_, fn(&str) -> Result<ModelSpec, ModelConfigError>) = match layout {
-            Layout::Mistral => (folder.join(PARAMS), ModelSpec::from_mistral_params),
-            Layout::HuggingFace => (folder.join(CONFIG), ModelSpec::from_hugging_face_config),
+        let config = folder.join(if layout == Layout::Mistral { PARAMS } else { CONFIG });
+        let text = read_text(&config)?;
+        let spec = match layout {
+            Layout::Mistral => ModelSpec::from_mistral_params(&text),
+            Layout::HuggingFace => ModelSpec::from_hugging_face_config(&text),
         };
-        let spec = parse(&read_text(&config)?).map_err(|error| CheckpointError::Config { file: config, error })?;
+        let spec = spec.map_err(|error| CheckpointError::Config { file: config, error })?;
         let (listing, files, places) = match layout {
             Layout::HuggingFace if folder.join(INDEX).is_file() => indexed(folder)?,
             Layout::HuggingFace => single(folder.join(SINGLE))?,
