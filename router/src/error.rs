@@ -12,20 +12,20 @@ use tessera_types::SamplingError;
 /// Why a request was not, or not fully, served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct RequestError {
+pub(crate) struct RequestError {
     /// What sort of refusal it is.
-    pub kind: ErrorKind,
+    pub(crate) kind: ErrorKind,
     /// The field at fault as the gRPC API names it, such as `messages[1].parts[0].image`.
-    pub field: Option<String>,
+    pub(crate) field: Option<String>,
     /// What is wrong, in words.
-    pub problem: String,
+    pub(crate) problem: String,
     /// When trying again may help.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// The sort of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub(crate) enum ErrorKind {
     /// The request is wrong and will stay so.
     Invalid,
     /// The prompt does not fit in the model's context.
@@ -54,54 +54,54 @@ impl RequestError {
     }
 
     /// A wrong field.
-    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..Self::new(ErrorKind::Invalid, problem) }
     }
 
     /// A body that cannot be read at all.
-    pub fn unreadable(problem: impl Into<String>) -> Self {
+    pub(crate) fn unreadable(problem: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, problem)
     }
 
     /// A prompt of `tokens` where `context` is all there is, the answer included.
-    pub fn prompt_too_long(field: &str, tokens: usize, context: usize) -> Self {
+    pub(crate) fn prompt_too_long(field: &str, tokens: usize, context: usize) -> Self {
         let problem = format!("the prompt has {tokens} tokens; the context has {context}, and the answer needs one at least");
         Self { field: Some(field.into()), ..Self::new(ErrorKind::PromptTooLong, problem) }
     }
 
     /// Another model than `served`.
-    pub fn model_not_found(asked: &str, served: &str) -> Self {
+    pub(crate) fn model_not_found(asked: &str, served: &str) -> Self {
         let problem = format!("the model `{asked}` is not served here; `{served}` is");
         Self { field: Some("model".into()), ..Self::new(ErrorKind::ModelNotFound, problem) }
     }
 
     /// A body over `limit` bytes.
-    pub fn too_large(limit: usize) -> Self {
+    pub(crate) fn too_large(limit: usize) -> Self {
         Self::new(ErrorKind::TooLarge, format!("the request is larger than the server's limit of {limit} bytes"))
     }
 
     /// No key, or a wrong one.
-    pub fn unauthenticated(problem: &str) -> Self {
+    pub(crate) fn unauthenticated(problem: &str) -> Self {
         Self::new(ErrorKind::Unauthenticated, problem)
     }
 
     /// A refusal for load.
-    pub fn exhausted(problem: impl Into<String>, retry_after: Duration) -> Self {
+    pub(crate) fn exhausted(problem: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(ErrorKind::Exhausted, problem) }
     }
 
     /// A refusal for want of a replica.
-    pub fn unavailable(problem: impl Into<String>, retry_after: Duration) -> Self {
+    pub(crate) fn unavailable(problem: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(ErrorKind::Unavailable, problem) }
     }
 
     /// Out of time while doing `what`.
-    pub fn deadline(what: &str) -> Self {
+    pub(crate) fn deadline(what: &str) -> Self {
         Self::new(ErrorKind::DeadlineExceeded, format!("the request's time was over while {what}"))
     }
 
     /// The server's own fault.
-    pub fn internal(problem: impl Into<String>) -> Self {
+    pub(crate) fn internal(problem: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, problem)
     }
 }

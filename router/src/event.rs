@@ -4,20 +4,20 @@ use tessera_types::{TokenId, TokenLogprob};
 
 /// The request passed every check and has a place in a replica's queue.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// The request's name.
-    pub request_id: String,
+    pub(crate) request_id: String,
     /// Image tokens included.
-    pub prompt_tokens: u32,
+    pub(crate) prompt_tokens: u32,
     /// Of these, images'.
-    pub image_tokens: u32,
+    pub(crate) image_tokens: u32,
     /// Requests ahead.
-    pub queue_position: u32,
+    pub(crate) queue_position: u32,
 }
 
 /// What follows `Accepted`, `Usage` last.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub(crate) enum Event {
     /// More of a sequence.
     Delta(Delta),
     /// A sequence is over.
@@ -28,39 +28,39 @@ pub enum Event {
 
 /// More of a sequence: the text that became certain, and the tokens that arrived.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Delta {
+pub(crate) struct Delta {
     /// Which of the n sequences.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Counts a sequence's deltas from 0, without gaps.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Whole characters; empty while one is incomplete or may be the beginning of a stop string.
-    pub text: String,
+    pub(crate) text: String,
     /// Tokens that arrived, in order; never one behind a stop string's match.
-    pub tokens: Vec<TokenId>,
+    pub(crate) tokens: Vec<TokenId>,
     /// One for each of `tokens`, when asked for.
-    pub logprobs: Vec<TokenLogprob>,
+    pub(crate) logprobs: Vec<TokenLogprob>,
     /// Once, with the first sequence's first delta, when asked for.
-    pub prompt_logprobs: Vec<TokenLogprob>,
+    pub(crate) prompt_logprobs: Vec<TokenLogprob>,
     /// Tokens of all sequences so far.
-    pub generated_tokens: u32,
+    pub(crate) generated_tokens: u32,
 }
 
 /// How a sequence ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// Which of the n sequences.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Why.
-    pub reason: FinishReason,
+    pub(crate) reason: FinishReason,
     /// The seed that was used.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Tokens of all sequences so far.
-    pub generated_tokens: u32,
+    pub(crate) generated_tokens: u32,
 }
 
 /// Why a sequence ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FinishReason {
+pub(crate) enum FinishReason {
     /// Its text met this stop string.
     StopString(String),
     /// It chose this stop token.
@@ -71,36 +71,36 @@ pub enum FinishReason {
 
 /// What a request took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Image tokens included.
-    pub prompt_tokens: u32,
+    pub(crate) prompt_tokens: u32,
     /// Of all sequences, stop tokens included.
-    pub generated_tokens: u32,
+    pub(crate) generated_tokens: u32,
     /// Of the prompt's tokens, images'.
-    pub image_tokens: u32,
+    pub(crate) image_tokens: u32,
     /// Images in the prompt.
-    pub images: u32,
+    pub(crate) images: u32,
     /// Where the time went.
-    pub timings: Timings,
+    pub(crate) timings: Timings,
 }
 
 /// Where a request's time went, in microseconds; `tessera.v1.Timings` says what each one covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timings {
+pub(crate) struct Timings {
     /// Fetching images.
-    pub image_fetch_us: u64,
+    pub(crate) image_fetch_us: u64,
     /// Decoding and preparing images.
-    pub image_decode_us: u64,
+    pub(crate) image_decode_us: u64,
     /// In the coordinator's queue.
-    pub queue_us: u64,
+    pub(crate) queue_us: u64,
     /// In the vision encoder.
-    pub encode_us: u64,
+    pub(crate) encode_us: u64,
     /// From leaving the queue to the first token.
-    pub prefill_us: u64,
+    pub(crate) prefill_us: u64,
     /// From the first token to the last.
-    pub decode_us: u64,
+    pub(crate) decode_us: u64,
     /// From the request's arrival to its first token.
-    pub time_to_first_token_us: u64,
+    pub(crate) time_to_first_token_us: u64,
     /// From the request's arrival to its end.
-    pub total_us: u64,
+    pub(crate) total_us: u64,
 }

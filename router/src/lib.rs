@@ -29,8 +29,9 @@ mod trace;
 
 pub use auth::ApiKeys;
 pub use config::{ModelSource, Patience, RouterConfig};
-pub use error::{ErrorKind, RequestError};
 pub use limits::Limits;
 pub use media::{FetchPolicy, Hosts, Network};
 pub use model::ModelError;
 pub use run::{RouterError, RouterHandle, run};
+
+use error::{ErrorKind, RequestError};

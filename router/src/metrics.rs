@@ -61,7 +61,7 @@ impl Metrics {
 
 /// By which front a request came.
 #[derive(Clone, Copy, Debug)]
-pub enum Front {
+pub(crate) enum Front {
     /// `tessera.v1.Inference`
     Grpc,
     /// OpenAI's API.

@@ -51,7 +51,7 @@ pub(crate) struct Prepared {
     /// What its tokens mean.
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// Its share of what the router takes on.
-    pub(crate) permit: Option<Permit>,
+    pub(crate) _permit: Option<Permit>,
 }
 
 impl Prepared {
@@ -146,7 +146,7 @@ impl Pipeline {
             timings,
             trace: request.trace,
             tokenizer: self.model.tokenizer.clone(),
-            permit: None,
+            _permit: None,
         })
     }
 

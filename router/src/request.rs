@@ -7,32 +7,32 @@ use crate::{metrics::Front, trace::Trace};
 
 /// A request as it was read.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The model asked for; empty for the one served.
-    pub model: String,
+    pub(crate) model: String,
     /// Names the request in logs and traces; made up when empty.
-    pub id: String,
+    pub(crate) id: String,
     /// What to continue.
-    pub input: Option<Input>,
+    pub(crate) input: Option<Input>,
     /// How tokens are chosen.
-    pub sampling: RawSampling,
+    pub(crate) sampling: RawSampling,
     /// Requests of higher priority leave the queue first.
-    pub priority: i32,
+    pub(crate) priority: i32,
     /// Deltas carry token ids, and `accepted` the prompt's.
-    pub return_token_ids: bool,
+    pub(crate) return_token_ids: bool,
     /// By which front it came.
-    pub front: Front,
+    pub(crate) front: Front,
     /// When the router first heard of it.
-    pub arrived: Instant,
+    pub(crate) arrived: Instant,
     /// When the client stops waiting, if it said so.
-    pub deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     /// The trace that the request is part of.
-    pub trace: Trace,
+    pub(crate) trace: Trace,
 }
 
 /// What a request continues.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub(crate) enum Input {
     /// A conversation, laid out by the server.
     Messages(Vec<Message>),
     /// Plain text, behind a begin token.
@@ -48,16 +48,16 @@ pub enum Input {
 
 /// One turn of a conversation.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub(crate) struct Message {
     /// `system`, `user` or `assistant`, unless the client erred.
-    pub role: String,
+    pub(crate) role: String,
     /// What it says.
-    pub content: Content,
+    pub(crate) content: Content,
 }
 
 /// A message's content. A lone text is laid out differently from a list with one text in it.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// Given as a string.
     Text(String),
     /// Given as a list of parts, in order.
@@ -66,7 +66,7 @@ pub enum Content {
 
 /// A part of a message.
 #[derive(Clone, Debug)]
-pub enum Part {
+pub(crate) enum Part {
     /// Text; never parsed for control tokens.
     Text(String),
     /// An image.
@@ -77,16 +77,16 @@ pub enum Part {
 
 /// Where an image comes from.
 #[derive(Clone, Debug)]
-pub struct ImageSource {
+pub(crate) struct ImageSource {
     /// Its bytes, or where they are.
-    pub data: ImageData,
+    pub(crate) data: ImageData,
     /// The type the client claims; checked against the content when not empty.
-    pub mime: String,
+    pub(crate) mime: String,
 }
 
 /// An image's bytes, or where they are.
 #[derive(Clone, Debug)]
-pub enum ImageData {
+pub(crate) enum ImageData {
     /// A file's content.
     Bytes(Bytes),
     /// To be fetched, where the server allows that.
@@ -99,43 +99,43 @@ pub enum ImageData {
 
 /// Sampling parameters as given; what is `None` takes its default when the request is resolved.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RawSampling {
+pub(crate) struct RawSampling {
     /// 0 is greedy.
-    pub temperature: Option<f32>,
+    pub(crate) temperature: Option<f32>,
     /// Probability mass to keep.
-    pub top_p: Option<f32>,
+    pub(crate) top_p: Option<f32>,
     /// Tokens to keep; 0 keeps all.
-    pub top_k: Option<u32>,
+    pub(crate) top_k: Option<u32>,
     /// Share of the best token's probability to keep.
-    pub min_p: Option<f32>,
+    pub(crate) min_p: Option<f32>,
     /// Off every token already generated.
-    pub presence_penalty: Option<f32>,
+    pub(crate) presence_penalty: Option<f32>,
     /// Off a generated token, for each time.
-    pub frequency_penalty: Option<f32>,
+    pub(crate) frequency_penalty: Option<f32>,
     /// Divides or multiplies logits of tokens seen.
-    pub repetition_penalty: Option<f32>,
+    pub(crate) repetition_penalty: Option<f32>,
     /// Source of randomness; sequence i uses `seed + i`.
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Sequences to make.
-    pub n: Option<u32>,
+    pub(crate) n: Option<u32>,
     /// Added to logits.
-    pub logit_bias: Vec<(u32, f32)>,
+    pub(crate) logit_bias: Vec<(u32, f32)>,
     /// Tokens to generate at most.
-    pub max_new_tokens: Option<u32>,
+    pub(crate) max_new_tokens: Option<u32>,
     /// Tokens to generate at least.
-    pub min_new_tokens: Option<u32>,
+    pub(crate) min_new_tokens: Option<u32>,
     /// Texts that end a sequence.
-    pub stop: Vec<String>,
+    pub(crate) stop: Vec<String>,
     /// Tokens that end a sequence.
-    pub stop_token_ids: Vec<u32>,
+    pub(crate) stop_token_ids: Vec<u32>,
     /// Whether the text that ended a sequence is part of the answer.
-    pub include_stop: Option<bool>,
+    pub(crate) include_stop: Option<bool>,
     /// Go on past the end token.
-    pub ignore_eos: Option<bool>,
+    pub(crate) ignore_eos: Option<bool>,
     /// Alternatives to report for each generated token.
-    pub logprobs: Option<u32>,
+    pub(crate) logprobs: Option<u32>,
     /// Alternatives to report for each prompt token.
-    pub prompt_logprobs: Option<u32>,
+    pub(crate) prompt_logprobs: Option<u32>,
 }
 
 impl Message {

@@ -8,17 +8,17 @@ use crate::{Limits, RequestError, request::RawSampling, stops::StopStrings};
 
 /// How a request's sequences are sampled and ended.
 #[derive(Clone, Debug)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// One a sequence; they differ in seed, and the first alone carries the prompt's log-probabilities.
-    pub sequences: Vec<SamplingParams>,
+    pub(crate) sequences: Vec<SamplingParams>,
     /// Stop strings of all of them.
-    pub stops: Arc<StopStrings>,
+    pub(crate) stops: Arc<StopStrings>,
     /// Whether what ended a sequence is part of its text.
-    pub include_stop: bool,
+    pub(crate) include_stop: bool,
 }
 
 /// Checks `raw` against the server's limits and a vocabulary of `vocab_size`. Nothing is known of the prompt yet.
-pub fn resolve(raw: &RawSampling, limits: &Limits, vocab_size: usize) -> Result<Resolved, RequestError> {
+pub(crate) fn resolve(raw: &RawSampling, limits: &Limits, vocab_size: usize) -> Result<Resolved, RequestError> {
     check_lists(raw, limits)?;
     let sequences = raw.n.unwrap_or(1);
     if !(1..=limits.max_sequences).contains(&sequences) {
@@ -39,7 +39,7 @@ pub fn resolve(raw: &RawSampling, limits: &Limits, vocab_size: usize) -> Result<
 
 impl Resolved {
     /// Clips what is to be generated to the `context` that a prompt of `prompt_tokens` leaves; `field` is the prompt's.
-    pub fn fit(&mut self, field: &str, prompt_tokens: usize, context: usize) -> Result<(), RequestError> {
+    pub(crate) fn fit(&mut self, field: &str, prompt_tokens: usize, context: usize) -> Result<(), RequestError> {
         let room = context.saturating_sub(prompt_tokens);
         if room == 0 {
             return Err(RequestError::prompt_too_long(field, prompt_tokens, context));

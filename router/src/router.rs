@@ -78,7 +78,7 @@ impl Router {
         let mut permit = self.admission.enter()?;
         let prepared = self.pipeline.prepare(request, deadline, self.max_context(), |bytes| self.admission.hold(&mut permit, bytes));
         let prepared = timeout_at(deadline, prepared).await.map_err(|_| RequestError::deadline("it was being prepared"))??;
-        Ok(Prepared { permit: Some(permit), ..prepared })
+        Ok(Prepared { _permit: Some(permit), ..prepared })
     }
 
     /// What a request would cost.

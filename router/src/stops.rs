@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The stop strings of a request.
 #[derive(Debug)]
-pub struct StopStrings {
+pub(crate) struct StopStrings {
     patterns: Vec<Pattern>,
     include: bool,
 }
@@ -22,12 +22,12 @@ struct Pattern {
 
 impl StopStrings {
     /// `stops` must not be empty strings; `include` keeps the match in the answer.
-    pub fn new(stops: Vec<String>, include: bool) -> Self {
+    pub(crate) fn new(stops: Vec<String>, include: bool) -> Self {
         Self { patterns: stops.into_iter().map(Pattern::new).collect(), include }
     }
 
     /// The text of stop string `at`.
-    pub fn text(&self, at: usize) -> &str {
+    pub(crate) fn text(&self, at: usize) -> &str {
         self.patterns.get(at).map_or("", |pattern| &pattern.text)
     }
 }
@@ -59,7 +59,7 @@ impl Pattern {
 
 /// Looks for a request's stop strings in the text of one sequence.
 #[derive(Clone, Debug)]
-pub struct StopScanner {
+pub(crate) struct StopScanner {
     stops: Arc<StopStrings>,
     matched: Vec<usize>,
     held: String,
@@ -67,20 +67,20 @@ pub struct StopScanner {
 
 impl StopScanner {
     /// At the start of a sequence's text.
-    pub fn new(stops: Arc<StopStrings>) -> Self {
+    pub(crate) fn new(stops: Arc<StopStrings>) -> Self {
         let matched = vec![0; stops.patterns.len()];
         Self { stops, matched, held: String::new() }
     }
 
     /// The strings looked for.
-    pub fn stops(&self) -> &StopStrings {
+    pub(crate) fn stops(&self) -> &StopStrings {
         &self.stops
     }
 
     /// Takes more text and appends to `out` what is certainly part of the answer.
     ///
     /// Returns which stop string ended the text, if one did; what follows it is dropped.
-    pub fn push(&mut self, text: &str, out: &mut String) -> Option<usize> {
+    pub(crate) fn push(&mut self, text: &str, out: &mut String) -> Option<usize> {
         if self.matched.is_empty() {
             out.push_str(text);
             return None;
@@ -100,13 +100,13 @@ impl StopScanner {
     }
 
     /// Takes text that no stop string may touch.
-    pub fn pass(&mut self, text: &str, out: &mut String) {
+    pub(crate) fn pass(&mut self, text: &str, out: &mut String) {
         self.finish(out);
         out.push_str(text);
     }
 
     /// The text is over: what was held back is part of the answer.
-    pub fn finish(&mut self, out: &mut String) {
+    pub(crate) fn finish(&mut self, out: &mut String) {
         self.release(0, out);
         self.matched.fill(0);
     }

@@ -9,7 +9,7 @@ const TRACEPARENT: &str = "traceparent";
 
 /// A request's span, a child of the client's where the client named one. It ends when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     span: Span,
     /// What the client sent: passed on as it is when spans are not exported.
     parent: Option<MetadataValue<Ascii>>,

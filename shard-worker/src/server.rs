@@ -90,7 +90,7 @@ impl ShardWorker {
     }
 }
 
-fn routes(service: Arc<Service>, health: &Health) -> Result<Routes, ReflectionError> {
+fn routes(service: Service, health: &Health) -> Result<Routes, ReflectionError> {
     let service = ShardWorkerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service).add_service(health.service(&[SERVICE]));

@@ -26,15 +26,16 @@ use crate::{
 /// Messages that may wait for a coordinator: it has two plans under way, and progress may be dropped.
 const ANSWERS: usize = 16;
 
+#[derive(Clone)]
 pub(crate) struct Service {
-    id: String,
+    id: Arc<str>,
     commands: Commands,
     fence: Arc<Fence>,
     health: Health,
-    loaded: Mutex<Option<Loaded>>,
+    loaded: Arc<Mutex<Option<Loaded>>>,
     steps: Arc<AtomicU64>,
     /// What the weights held are, for the registry.
-    fingerprint: watch::Sender<Option<String>>,
+    fingerprint: Arc<watch::Sender<Option<String>>>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -46,8 +47,9 @@ impl Service {
         fence: Arc<Fence>,
         health: Health,
         fingerprint: watch::Sender<Option<String>>,
-    ) -> Arc<Self> {
-        Arc::new(Self { id, commands, fence, health, loaded: Mutex::default(), steps: Arc::default(), fingerprint })
+    ) -> Self {
+        let fingerprint = Arc::new(fingerprint);
+        Self { id: id.into(), commands, fence, health, loaded: Arc::default(), steps: Arc::default(), fingerprint }
     }
 
     async fn command(&self, command: Command) -> Result<(), Status> {
@@ -56,7 +58,7 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl shard_worker_server::ShardWorker for Arc<Service> {
+impl shard_worker_server::ShardWorker for Service {
     type LoadStream = Answers<wire::LoadEvent>;
     type RunStream = Answers<wire::StepResult>;
 
@@ -103,7 +105,7 @@ impl shard_worker_server::ShardWorker for Arc<Service> {
     async fn get_status(&self, _: Request<wire::GetStatusRequest>) -> Result<Response<wire::GetStatusResponse>, Status> {
         let loaded = self.loaded.lock().clone();
         Ok(Response::new(wire::GetStatusResponse {
-            worker_id: self.id.clone(),
+            worker_id: self.id.to_string(),
             epoch: self.fence.newest().0,
             rank: loaded.as_ref().map(|loaded| loaded.rank.0.into()),
             device: "cpu".into(),

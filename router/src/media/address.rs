@@ -41,7 +41,7 @@ impl FromStr for Network {
 }
 
 /// What is not public about an address; `None` when it is.
-pub fn refusal(address: IpAddr) -> Option<&'static str> {
+pub(super) fn refusal(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => refusal_v4(address),
         IpAddr::V6(address) => refusal_v6(address),

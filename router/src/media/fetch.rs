@@ -55,7 +55,7 @@ impl Default for FetchPolicy {
 
 /// Why an image was not fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
+pub(super) enum FetchError {
     /// Fetching is off.
     #[error("image URLs are not fetched by this server; send the image itself, or as a data: URI")]
     Off,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tessera_types::{Epoch, Rank};
 
-use crate::{Collective, CollectiveError, Solo, shm::Shm};
+use crate::{AbortHandle, Collective, CollectiveError, Solo, shm::Shm, tcp::Tcp};
 
 /// How the ranks of a group reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Transport {
     Shm,
     /// One address a rank, in rank order.
     Tcp {
-        /// Where each rank listens.
+        /// Where each rank listens while the group forms.
         addresses: Vec<SocketAddr>,
     },
 }
@@ -35,16 +35,31 @@ pub struct GroupConfig {
     pub deadline: Duration,
 }
 
+impl GroupConfig {
+    /// What an operation may wait for a rank, where no one says otherwise.
+    pub const DEADLINE: Duration = Duration::from_secs(30);
+}
+
 /// Joins the group; returns when every rank is there.
+///
+/// # Errors
+/// `Mismatch` for a rank or size that cannot be, a place already taken, or too few addresses; `Deadline` when a rank
+/// does not come; `PeerLost` when one leaves again; `Io` when the system refuses.
 pub fn join(config: &GroupConfig) -> Result<Box<dyn Collective>, CollectiveError> {
+    join_with(config, AbortHandle::new())
+}
+
+/// [`join`], which `abort` ends with `Aborted`. The collective's handle is the one given.
+pub fn join_with(config: &GroupConfig, abort: AbortHandle) -> Result<Box<dyn Collective>, CollectiveError> {
     if !matches!(config.size, 1 | 2 | 4 | 8) || usize::from(config.rank.0) >= config.size {
         return Err(CollectiveError::Mismatch(format!("rank {} in a group of {}", config.rank, config.size)));
     }
+    abort.check()?;
     if config.size == 1 {
-        return Ok(Box::new(Solo::default()));
+        return Ok(Box::new(Solo::new(abort)));
     }
     match &config.transport {
-        Transport::Shm => Ok(Box::new(Shm::join(config)?)),
-        Transport::Tcp { .. } => Err(CollectiveError::Mismatch("tcp is not there yet".into())),
+        Transport::Shm => Ok(Box::new(Shm::join(config, abort)?)),
+        Transport::Tcp { addresses } => Ok(Box::new(Tcp::join(config, addresses, abort)?)),
     }
 }

@@ -5,13 +5,19 @@
 //! (ARCHITECTURE.md, "The same tokens").
 
 mod abort;
+mod call;
+mod deadline;
 mod group;
+mod host;
+mod pieces;
 mod shm;
 mod solo;
+mod tcp;
 mod tree;
 
 pub use abort::AbortHandle;
-pub use group::{GroupConfig, Transport, join};
+pub use group::{GroupConfig, Transport, join, join_with};
+pub use host::host;
 pub use solo::Solo;
 
 use tessera_types::Rank;

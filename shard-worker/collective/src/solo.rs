@@ -1,29 +1,18 @@
 //! A group of one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use tessera_types::Rank;
 
-use crate::{AbortHandle, Collective, CollectiveError};
+use crate::{AbortHandle, Collective, CollectiveError, call::Call};
 
 /// The collective of a rank that has no others: everything is done already.
 #[derive(Debug, Default)]
 pub struct Solo {
-    aborted: Arc<AtomicBool>,
+    abort: AbortHandle,
 }
 
 impl Solo {
-    fn check(&self, part: usize, whole: usize) -> Result<(), CollectiveError> {
-        if self.aborted.load(Ordering::Relaxed) {
-            return Err(CollectiveError::Aborted);
-        }
-        if part == whole {
-            return Ok(());
-        }
-        Err(CollectiveError::Mismatch(format!("a part of {part} numbers does not fill {whole}")))
+    pub(crate) fn new(abort: AbortHandle) -> Self {
+        Self { abort }
     }
 }
 
@@ -37,21 +26,22 @@ impl Collective for Solo {
     }
 
     fn all_reduce_sum(&mut self, _values: &mut [f32]) -> Result<(), CollectiveError> {
-        self.check(0, 0)
+        self.abort.check()
     }
 
     fn all_gather(&mut self, part: &[f32], whole: &mut [f32]) -> Result<(), CollectiveError> {
-        self.check(part.len(), whole.len())?;
+        self.abort.check()?;
+        Call::all_gather(1, part, whole)?;
         whole.copy_from_slice(part);
         Ok(())
     }
 
-    fn broadcast(&mut self, _root: Rank, _bytes: &mut [u8]) -> Result<(), CollectiveError> {
-        self.check(0, 0)
+    fn broadcast(&mut self, root: Rank, bytes: &mut [u8]) -> Result<(), CollectiveError> {
+        self.abort.check()?;
+        Call::broadcast(1, root.0.into(), bytes.len()).map(drop)
     }
 
     fn abort_handle(&self) -> AbortHandle {
-        let aborted = self.aborted.clone();
-        AbortHandle::new(move || aborted.store(true, Ordering::Relaxed))
+        self.abort.clone()
     }
 }

@@ -16,7 +16,7 @@ fn main() -> Result<(), DeviceError> {
     let model = Model::new(&mut device)?;
     println!("{} on {threads} threads, {:.2} GB of weights", device.isa().name(), model.bytes / 1e9);
     let mut one = 0.0;
-    for rows in [1, 2, 4, 8, 12, 16, 32] {
+    for rows in rows_wanted() {
         let before = bench::gemv_bandwidth(threads, 1 << 30)?;
         let seconds = model.step(&device, rows)?;
         let after = bench::gemv_bandwidth(threads, 1 << 30)?;
@@ -31,7 +31,7 @@ fn main() -> Result<(), DeviceError> {
             rows as f64 / seconds / one,
         );
     }
-    for rows in [64, 128, 256, 1024] {
+    for rows in rows_wanted().into_iter().filter(|r| *r > 60) {
         let before = bench::fma_peak(threads);
         let seconds = model.step(&device, rows)?;
         let after = bench::fma_peak(threads);
@@ -76,7 +76,7 @@ impl Model {
     fn step(&self, device: &CpuDevice, rows: usize) -> Result<f64, DeviceError> {
         let (x, hidden) = (device.tensor(rows, DIM)?, device.tensor(rows, FFN)?);
         let mut times = Vec::new();
-        for _ in 0..if rows > 32 { 2 } else { 5 } {
+        for _ in 0..if rows > 32 { 2 } else { 10 } {
             let begun = Instant::now();
             for [qkv, o, gate_up, down] in &self.layers {
                 for (weight, out, x) in [(qkv, DIM + 1024, &x), (o, DIM, &x), (gate_up, 2 * FFN, &x), (down, DIM, &hidden)] {
@@ -88,4 +88,8 @@ impl Model {
         }
         Ok(times.into_iter().fold(f64::INFINITY, f64::min))
     }
+}
+
+fn rows_wanted() -> Vec<usize> {
+    std::env::args().skip(2).filter_map(|arg| arg.parse().ok()).collect()
 }

@@ -1,7 +1,8 @@
 //! Waiting for a rank: a bounded spin, then sleep.
 //!
 //! Spinning answers in a fraction of a microsecond where every rank has a core; where cores are shared it steals the very
-//! time the late rank needs. So the spin shrinks each time it was in vain and grows back each time it was not.
+//! time the late rank needs. So the spin shrinks each time it was in vain and grows back each time it was not. A short
+//! spin cannot see that a longer one would do, so now and then a full one is tried.
 
 use std::{
     hint,
@@ -11,64 +12,73 @@ use std::{
 use tessera_types::Rank;
 
 use super::mapping::Mapping;
-use crate::CollectiveError;
+use crate::{AbortHandle, CollectiveError, deadline::Deadline};
 
-/// Longest and shortest spin.
-const SPIN: (Duration, Duration) = (Duration::from_micros(60), Duration::from_micros(2));
+const LONGEST: Duration = Duration::from_micros(60);
+const SHORTEST: Duration = Duration::from_micros(2);
+/// Looks between two readings of the clock, which takes as long as one of them.
+const LOOKS: u32 = 16;
+/// Of so many waits one spins in full.
+const PROBE: u32 = 32;
 /// How long a sleeper sleeps before it looks after the other's health.
 const NAP: Duration = Duration::from_millis(20);
 
 pub(super) struct Waiter {
-    deadline: Duration,
+    limit: Duration,
+    abort: AbortHandle,
     spin: Duration,
+    waits: u32,
 }
 
 impl Waiter {
-    pub(super) fn new(deadline: Duration) -> Self {
-        Self { deadline, spin: SPIN.0 }
+    pub(super) fn new(limit: Duration, abort: AbortHandle) -> Self {
+        Self { limit, abort, spin: LONGEST, waits: 0 }
     }
 
     /// Waits until `other` arrived at the exchange.
     pub(super) fn wait(
         &mut self,
         mapping: &Mapping,
-        own: usize,
         other: usize,
         sequence: u32,
         operation: &'static str,
     ) -> Result<(), CollectiveError> {
         let arrived = || mapping.has_arrived(other, sequence);
-        if arrived() {
-            return check_own(mapping, own);
+        if arrived() || self.spin(arrived) {
+            return self.abort.check();
         }
-        let start = Instant::now();
-        while start.elapsed() < self.spin {
-            for _ in 0..32 {
-                hint::spin_loop();
-            }
-            if arrived() {
-                self.spin = (self.spin * 2).min(SPIN.0);
-                return check_own(mapping, own);
-            }
-        }
-        self.spin = (self.spin / 2).max(SPIN.1);
+        let deadline = Deadline::after(self.limit);
         loop {
-            check_own(mapping, own)?;
+            self.abort.check()?;
+            // Whoever arrived and then left took part.
+            let gone = mapping.is_gone(other);
             if arrived() {
                 return Ok(());
             }
-            if mapping.has_left(other) || mapping.is_dead(other) {
+            if gone {
                 return Err(CollectiveError::PeerLost(Rank(other as u16)));
             }
-            if start.elapsed() >= self.deadline {
-                let deadline_ms = self.deadline.as_millis() as u64;
-                return Err(CollectiveError::Deadline { rank: Rank(other as u16), operation, deadline_ms });
-            }
+            deadline.check(other, operation)?;
             mapping.sleep(other, sequence, NAP);
         }
     }
-}
 
-fn check_own(mapping: &Mapping, own: usize) -> Result<(), CollectiveError> {
-    if mapping.has_left(own) { Err(CollectiveError::Aborted) } else { Ok(()) }
+    /// Whether the other arrived while this rank spun.
+    fn spin(&mut self, arrived: impl Fn() -> bool) -> bool {
+        self.waits = self.waits.wrapping_add(1);
+        let probe = self.waits.is_multiple_of(PROBE);
+        let bound = if probe { LONGEST } else { self.spin };
+        let start = Instant::now();
+        while start.elapsed() < bound {
+            for _ in 0..LOOKS {
+                hint::spin_loop();
+                if arrived() {
+                    self.spin = if probe { LONGEST } else { (self.spin * 2).min(LONGEST) };
+                    return true;
+                }
+            }
+        }
+        self.spin = (self.spin / 2).max(SHORTEST);
+        false
+    }
 }

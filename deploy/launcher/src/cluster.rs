@@ -1,0 +1,145 @@
+//! A whole cluster in one process: its registry in memory, its roles on loopback addresses, speaking gRPC as anywhere.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use tessera_coordinator::Coordinator;
+use tessera_registry::{MemoryStore, Registry};
+use tessera_router::RouterHandle;
+use tessera_shard_worker::ShardWorker;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{ComputeArgs, DeviceArg, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs, UpArgs},
+    progress,
+    settings::{self, Model},
+};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+/// A cluster that does not stop by itself is left behind after this.
+const STOP: Duration = Duration::from_secs(5);
+
+/// A running cluster.
+pub(crate) struct LocalCluster {
+    router: RouterHandle,
+    /// Routers end first, then coordinators, then workers.
+    roles: JoinSet<Result<()>>,
+    stop: CancellationToken,
+}
+
+impl LocalCluster {
+    /// Starts every role and waits until the replicas are ready.
+    pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
+        let model = Model::new(&args.model)?;
+        let router = settings::router(&args.front, &model, args.replica.max_context)?;
+        let registry = Registry::new(MemoryStore::new());
+        let mut roles = JoinSet::new();
+        let ranks = args.replica.tp * args.replicas;
+        for _ in 0..ranks {
+            let worker = ShardWorker::bind(settings::shard_worker(&args.compute, LOOPBACK, ranks)).await?;
+            let (registry, stop) = (registry.clone(), stop.clone());
+            roles.spawn(async move { worker.run(Some(registry), stop).await.context("a shard worker ended") });
+        }
+        let mut groups = Vec::new();
+        for _ in 0..args.replicas {
+            let coordinator = Coordinator::bind(settings::coordinator(&args.replica, &model, LOOPBACK), registry.clone()).await?;
+            groups.push(coordinator.group());
+            let stop = stop.clone();
+            roles.spawn(async move { coordinator.run(stop).await.context("a coordinator ended") });
+        }
+        let ready = async {
+            for group in groups {
+                progress::until_ready(group).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            // What ended tells more than that its group is gone.
+            biased;
+            Some(ended) = roles.join_next() => {
+                ended??;
+                anyhow::bail!("stopped before it was ready");
+            }
+            ready = ready => ready?,
+        }
+        let router = tessera_router::run(router, registry, stop.clone()).await?;
+        let cluster = Self { router, roles, stop };
+        cluster.replicas_known(args.replicas.into()).await?;
+        Ok(cluster)
+    }
+
+    /// The learned model with everything else as usual.
+    pub(crate) async fn for_demo(model: &Path, tp: u16) -> Result<Self> {
+        let args = UpArgs {
+            model: ModelArgs {
+                model: model.display().to_string(),
+                load_format: LoadFormat::Auto,
+                served_model_name: None,
+            },
+            replica: ReplicaArgs {
+                tp,
+                dtype: DtypeArg::Bf16,
+                max_context: None,
+                max_sequences: 16,
+                step_tokens: 512,
+                queue: 16,
+            },
+            replicas: 1,
+            compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20) },
+            front: FrontArgs { grpc: LOOPBACK, http: LOOPBACK, allow_image_urls: false, api_key_file: None },
+        };
+        Self::start(&args, CancellationToken::new()).await
+    }
+
+    /// Waits until the router knows that so many replicas are ready.
+    async fn replicas_known(&self, count: usize) -> Result<()> {
+        let known = async {
+            while self.router.ready_replicas() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), known).await.context("the router does not find the replicas")
+    }
+
+    /// `http://HOST:PORT` of the gRPC API.
+    pub(crate) fn grpc_address(&self) -> String {
+        format!("http://{}", self.router.grpc)
+    }
+
+    /// `http://HOST:PORT` of the HTTP API.
+    pub(crate) fn http_address(&self) -> String {
+        format!("http://{}", self.router.http)
+    }
+
+    /// Stops every role.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.finished().await
+    }
+
+    /// Waits until every role has ended; the first failure ends the others.
+    pub(crate) async fn finished(mut self) -> Result<()> {
+        let mut outcome = Ok(());
+        let router = self.router.finished();
+        self.roles.spawn(async move { router.await.context("the router ended") });
+        while let Some(ended) = self.next_end().await? {
+            self.stop.cancel();
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+
+    /// The next role to end; once stopping, all must within a bound.
+    async fn next_end(&mut self) -> Result<Option<Result<()>>> {
+        let stop = self.stop.clone();
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP).await;
+        };
+        tokio::select! {
+            ended = self.roles.join_next() => Ok(ended.transpose()?),
+            () = late => anyhow::bail!("roles did not stop within {STOP:?}"),
+        }
+    }
+}

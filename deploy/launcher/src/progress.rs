@@ -1,0 +1,43 @@
+//! What a person sees while weights load, and when something is wrong.
+
+use std::{
+    io::{Write, stderr},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use tessera_coordinator::GroupState;
+use tokio::sync::watch;
+
+/// A line for the person, not for the log.
+pub(crate) fn complain(line: &str) {
+    // With standard error gone there is nobody left to tell.
+    let _ = writeln!(stderr().lock(), "{line}");
+}
+
+/// Shows a bar while the group loads; ends when it runs. Where no terminal is, nothing is drawn.
+pub(crate) async fn until_ready(mut group: watch::Receiver<GroupState>) -> Result<()> {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("loading {bar:40} {bytes} of {total_bytes}  {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    loop {
+        let state = group.borrow_and_update().clone();
+        match state {
+            GroupState::Ready { .. } => break,
+            GroupState::Stopped => bail!("the coordinator stopped before it was ready"),
+            GroupState::Loading { bytes_done, bytes_total } => {
+                bar.set_length(bytes_total);
+                bar.set_position(bytes_done);
+            }
+            GroupState::Waiting { .. } | GroupState::Lost { .. } => {}
+        }
+        if group.changed().await.is_err() {
+            bail!("the coordinator ended before it was ready");
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}

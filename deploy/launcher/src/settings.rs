@@ -1,0 +1,141 @@
+//! What the flags mean: raw flags in, each role's own configuration out.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tessera_router::{ApiKeys, Hosts, RouterConfig};
+use tessera_types::ModelSpec;
+
+use crate::cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs};
+
+/// How soon a death is noticed by its lease.
+const LEASE: Duration = Duration::from_secs(5);
+/// Calls in progress may end within this when a process stops.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The model to serve.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    /// What clients call it.
+    pub(crate) name: String,
+    pub(crate) source: Source,
+}
+
+/// Where the model comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Folder(PathBuf),
+    Dummy(Box<ModelSpec>),
+}
+
+impl Model {
+    pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
+        let path = Path::new(&args.model);
+        let source = match args.load_format {
+            LoadFormat::Dummy => Source::Dummy(Box::new(shape(&args.model)?)),
+            LoadFormat::Auto if path.is_dir() => {
+                Source::Folder(fs::canonicalize(path).with_context(|| format!("cannot open the folder {}", args.model))?)
+            }
+            LoadFormat::Auto if ModelSpec::by_name(&args.model).is_some() => {
+                bail!("`{}` is a shape without weights; add --load-format dummy to run it so", args.model)
+            }
+            LoadFormat::Auto => bail!("--model: there is no folder {}", args.model),
+        };
+        let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = args.served_model_name.clone().or(file_name).unwrap_or_else(|| args.model.clone());
+        Ok(Self { name, source })
+    }
+}
+
+/// A shape by name, or from a configuration file or folder.
+fn shape(model: &str) -> Result<ModelSpec> {
+    if let Some(spec) = ModelSpec::by_name(model) {
+        return Ok(spec);
+    }
+    let path = Path::new(model);
+    let candidates = if path.is_dir() { vec![path.join("params.json"), path.join("config.json")] } else { vec![path.to_owned()] };
+    let Some(file) = candidates.iter().find(|file| file.is_file()) else {
+        bail!("--model: `{model}` is neither a known shape (pixtral-12b, bench-1b) nor a configuration");
+    };
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mistral = text.contains("\"n_layers\"");
+    let spec = if mistral { ModelSpec::from_mistral_params(&text) } else { ModelSpec::from_hugging_face_config(&text) };
+    spec.with_context(|| format!("{}", file.display()))
+}
+
+/// A shard worker's configuration; `ranks` share this machine.
+pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -> tessera_shard_worker::Config {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    tessera_shard_worker::Config {
+        id: unique("worker"),
+        listen,
+        advertise: None,
+        host: host(),
+        threads: args.threads.map_or((cores / usize::from(ranks)).max(1), usize::from),
+        kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
+        lease: LEASE,
+        grace: GRACE,
+    }
+}
+
+/// A coordinator's configuration.
+pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr) -> tessera_coordinator::Config {
+    let source = match &model.source {
+        Source::Folder(folder) => tessera_coordinator::ModelSource::Folder(folder.display().to_string()),
+        Source::Dummy(spec) => tessera_coordinator::ModelSource::Dummy { spec: spec.clone(), seed: 0 },
+    };
+    let usual = tessera_coordinator::Config::new(unique("replica"), listen, &model.name, source, args.tp);
+    tessera_coordinator::Config {
+        dtype: match args.dtype {
+            DtypeArg::F32 => "f32".into(),
+            DtypeArg::Bf16 => "bf16".into(),
+        },
+        max_context: args.max_context,
+        max_sequences: args.max_sequences as usize,
+        step_tokens: args.step_tokens as usize,
+        queue: args.queue as usize,
+        ..usual
+    }
+}
+
+/// A router's configuration.
+pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) -> Result<RouterConfig> {
+    let source = match &model.source {
+        Source::Folder(folder) => tessera_router::ModelSource::Folder(folder.clone()),
+        Source::Dummy(spec) => tessera_router::ModelSource::Shape(spec.clone()),
+    };
+    let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
+    config.max_context = max_context.map(|tokens| tokens as usize);
+    if args.allow_image_urls {
+        config.fetch.hosts = Hosts::Public;
+    }
+    if let Some(file) = &args.api_key_file {
+        config.api_keys = ApiKeys::read(file).with_context(|| format!("cannot read the API keys in {}", file.display()))?;
+    }
+    Ok(config)
+}
+
+/// A name no other process has.
+pub(crate) fn unique(role: &str) -> String {
+    format!("{role}-{:016x}", rand::random::<u64>())
+}
+
+/// What ranks that can share memory have in common.
+fn host() -> String {
+    let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    read("/etc/machine-id").or_else(|| read("/proc/sys/kernel/random/boot_id")).unwrap_or_else(|| "localhost".into())
+}
+
+/// Memory that can be had without swapping, in bytes.
+fn free_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(4 << 30, |kib| kib << 10)
+}
