@@ -27,9 +27,9 @@ impl Ask {
             return Err(bad_request("pixels", "has a key twice"));
         }
         let sequences = message.sequences.into_iter().enumerate();
-        let sequences = sequences.map(|(index, sequence)| read_sequence(index, sequence, vocabulary)).collect::<Result<_, _>>()?;
-        let request =
-            NewRequest { prompt: prompt.into(), images, pixels, sequences, priority: message.priority, deadline: None };
+        let sequences =
+            sequences.map(|(index, sequence)| read_sequence(index, sequence, vocabulary)).collect::<Result<_, _>>()?;
+        let request = NewRequest { prompt: prompt.into(), images, pixels, sequences, priority: message.priority, deadline: None };
         let patience = (message.deadline_us > 0).then(|| Duration::from_micros(message.deadline_us));
         Ok(Self { id: message.request_id, request, patience })
     }

@@ -11,13 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
-use crate::{
-    admission::Ask,
-    config::Config,
-    session::Message,
-    state::ReplicaState,
-    status::away,
-};
+use crate::{admission::Ask, config::Config, session::Message, state::ReplicaState, status::away};
 
 /// What the driver is asked to do.
 pub(crate) enum Command {

@@ -66,7 +66,8 @@ async fn a_failed_step_replays_without_a_token_lost() {
     let replica = survives(0, Fault::Fail).await;
     assert_eq!(replica.control(2).loads.len(), 1, "the spare takes the place of the rank that failed");
     assert_eq!(replica.control(1).loads.len(), 2, "the survivor stays");
-    assert_eq!(replica.control(1).released, replica.control(1).loads[..1]);
+    let survivor = replica.control(1);
+    assert_eq!(survivor.released, survivor.loads[..1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,15 +89,12 @@ async fn an_answer_to_no_plan_replays_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_worker_is_replaced_even_while_nothing_runs() {
     let mut replica = Replica::ready(config(2), 3).await;
-    replica.control(0).fault = Some((2, Fault::Die));
-    let heard = Heard::all(replica.generate(request("one", 4, 1)).await.unwrap()).await;
-    assert_eq!(heard.tokens.len(), 1, "{:?}", heard.error);
-    let before = replica.until(|state| state.ready).await.epoch;
-    replica.kill(2);
+    let first = replica.until(|state| state.ready).await.epoch;
     replica.kill(1);
-    let mut pair = Replica::ready(config(2), 2).await;
-    pair.kill(1);
-    assert!(replica.state.borrow().epoch >= before);
+    replica.until(|state| state.ready && state.epoch > first).await;
+    assert_eq!([0, 1, 2].map(|n| replica.control(n).loads.len()), [2, 1, 1]);
+    let heard = Heard::all(replica.generate(request("one", 4, 9)).await.unwrap()).await;
+    assert_eq!(heard.tokens, expected(&prompt(4), 5, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,19 +225,21 @@ async fn a_request_runs_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_cannot_be_loaded_ends_the_coordinator_with_every_ranks_reason() {
-    let mut config = config(2);
-    config.timeouts.retry = Duration::from_millis(300);
-    let replica = Replica::start(config, 0).await;
-    assert_eq!(*replica.group.borrow(), GroupState::Waiting { free: 0, needed: 2 });
+    let refusal = Status::invalid_argument("params.json: dim is missing");
+    let replica = Replica::start(config(2), 2, |control| control.refuse_load = Some(refusal.clone())).await;
+    let error = timeout(BOUND, replica.running).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(&error, RunError::Model(_)), "{error}");
+    assert_eq!(error.to_string().matches("params.json: dim is missing").count(), 2, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_without_workers_waits_and_can_be_stopped() {
+    let mut replica = Replica::start(config(2), 1, |_| {}).await;
+    let waiting = GroupState::Waiting { free: 1, needed: 2 };
+    timeout(BOUND, replica.group.wait_for(|state| *state == waiting)).await.unwrap().unwrap();
+    assert_eq!(replica.generate(request("one", 4, 4)).await.unwrap_err().code(), Code::Unavailable);
     replica.stop.cancel();
     timeout(BOUND, replica.running).await.unwrap().unwrap().unwrap();
-    let refusing = Replica::start(fake::replica::config(2), 2).await;
-    (0..2).for_each(|n| refusing.control(n).refuse_load = Some(Status::invalid_argument("params.json: dim is missing")));
-    let error = timeout(BOUND, refusing.running).await.unwrap().unwrap();
-    if let Err(error) = error {
-        assert!(matches!(&error, RunError::Model(_)), "{error}");
-        assert_eq!(error.to_string().matches("params.json: dim is missing").count(), 2, "{error}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,8 +42,6 @@ pub(crate) enum LoadError {
     Collective(#[from] CollectiveError),
     #[error("a cache of {memory} bytes has no room for a block of {block} bytes")]
     NoRoom { memory: u64, block: usize },
-    #[error("the device thread has ended")]
-    Ended,
 }
 
 impl From<LoadError> for Status {
@@ -56,7 +54,7 @@ impl From<LoadError> for Status {
                 _ => Self::data_loss(message),
             },
             LoadError::Model(ModelError::Device(_)) => Self::resource_exhausted(message),
-            LoadError::Model(ModelError::Collective(_)) | LoadError::Collective(_) | LoadError::Ended => Self::unavailable(message),
+            LoadError::Model(ModelError::Collective(_)) | LoadError::Collective(_)  => Self::unavailable(message),
             LoadError::Model(_) => Self::internal(message),
         }
     }

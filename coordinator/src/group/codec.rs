@@ -49,9 +49,8 @@ impl Encoder for PlanCodec {
 /// error, since only the coordinator ends a run.
 pub(super) fn run(channel: Channel, plans: mpsc::Receiver<Bytes>) -> BoxStream<'static, Result<StepResult, Status>> {
     let opened = async move {
-        let mut grpc = Grpc::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut grpc =
+            Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         grpc.ready().await.map_err(|error| Status::unavailable(format!("cannot be reached: {error}")))?;
         let plans = Request::new(ReceiverStream::new(plans));
         grpc.streaming(plans, PathAndQuery::from_static(RUN), PlanCodec).await.map(tonic::Response::into_inner)

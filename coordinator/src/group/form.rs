@@ -104,12 +104,17 @@ impl Former {
         }
     }
 
-    async fn claim_and_load(&mut self, lease: &Kept, workers: Vec<WorkerRecord>) -> Result<(Epoch, Vec<Member>, Model), FormError> {
+    async fn claim_and_load(
+        &mut self,
+        lease: &Kept,
+        workers: Vec<WorkerRecord>,
+    ) -> Result<(Epoch, Vec<Member>, Model), FormError> {
         let timeouts = self.config.timeouts;
         let ids: Vec<_> = workers.iter().map(|worker| worker.id.clone()).collect();
         let epoch = bounded(timeouts.call, self.registry.claim(lease.id(), &self.config.replica, &ids)).await?;
         info!(%epoch, workers = ids.join(", "), "claimed");
-        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank))).collect::<Result<Vec<_>, _>>()?;
+        let members =
+            workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank))).collect::<Result<Vec<_>, _>>()?;
         let collective = self.collective(&members).await?;
         let requests = members.iter().map(|member| self.request(member, epoch, &collective)).collect::<Result<_, _>>()?;
         let loaded = load(&members, requests, timeouts.load_stall, &self.state).await;
@@ -171,13 +176,15 @@ impl Former {
 
 fn join(worker: WorkerRecord, rank: Rank) -> Result<Member, FormError> {
     let channel = tessera_service::peer(&worker.address);
-    let address = |error: tessera_service::PeerError| FormError::Address { worker: worker.id.clone(), problem: error.to_string() };
+    let address =
+        |error: tessera_service::PeerError| FormError::Address { worker: worker.id.clone(), problem: error.to_string() };
     Ok(Member { rank, channel: channel.map_err(address)?, worker })
 }
 
 /// Where a rank meets the others by TCP.
 async fn rank_address(worker: &WorkerRecord, bound: Duration) -> Result<SocketAddr, FormError> {
-    let problem = |problem: &str| FormError::Address { worker: worker.id.clone(), problem: format!("{}: {problem}", worker.address) };
+    let problem =
+        |problem: &str| FormError::Address { worker: worker.id.clone(), problem: format!("{}: {problem}", worker.address) };
     let uri: Uri = worker.address.parse().map_err(|_| problem("is not an address"))?;
     let (host, port) = uri.host().zip(uri.port_u16()).ok_or_else(|| problem("has no host and port"))?;
     let port = port.checked_add(Config::TCP_PORT_OFFSET).ok_or_else(|| problem("has too high a port"))?;

@@ -45,11 +45,12 @@ pub(crate) fn config(tp: u16) -> Config {
 
 impl Replica {
     /// A coordinator with so many workers registered.
-    pub(crate) async fn start(config: Config, workers: usize) -> Self {
+    pub(crate) async fn start(config: Config, workers: usize, prepare: impl Fn(&mut Control)) -> Self {
         let registry = Registry::new(MemoryStore::new());
         let (mut fakes, mut servers, mut leases) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..workers {
             let (fake, server, lease) = start_worker(&registry, n).await;
+            prepare(&mut fake.control.lock());
             fakes.push(fake);
             servers.push(server);
             leases.push(lease);
@@ -64,7 +65,7 @@ impl Replica {
 
     /// The same, once it is ready.
     pub(crate) async fn ready(config: Config, workers: usize) -> Self {
-        let mut replica = Self::start(config, workers).await;
+        let mut replica = Self::start(config, workers, |_| {}).await;
         replica.until(|state| state.ready).await;
         replica
     }
@@ -77,9 +78,10 @@ impl Replica {
         self.workers[worker].control.lock()
     }
 
-    /// Kills a worker's process, as far as others can see: nobody listens on its address any more.
+    /// Kills a worker's process, as far as others can see: its run breaks, and nobody listens on its address any more.
     pub(crate) fn kill(&mut self, worker: usize) {
         self.servers[worker].abort();
+        self.workers[worker].killed.cancel();
     }
 
     pub(crate) async fn generate(&mut self, request: wire::GenerateRequest) -> Result<Streaming<wire::GenerateEvent>, Status> {

@@ -1,17 +1,14 @@
 //! A shard worker without arithmetic: it keeps each sequence's tokens, checks every plan against them, and fails,
 //! hangs or dies when told to.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tessera_proto::internal::{self as wire, shard_worker_server::ShardWorker, step_failure::Kind};
 use tessera_types::ModelSpec;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::tokens::choose;
@@ -48,6 +45,7 @@ pub(crate) struct Control {
 #[derive(Clone, Default)]
 pub(crate) struct FakeWorker {
     pub(crate) control: Arc<Mutex<Control>>,
+    pub(crate) killed: CancellationToken,
     rank: Arc<Mutex<(u64, u32)>>,
 }
 
@@ -113,7 +111,7 @@ impl FakeWorker {
         rank: u32,
     ) {
         let mut run = Run::default();
-        while let Some(Ok(plan)) = plans.next().await {
+        while let Some(Some(Ok(plan))) = self.killed.run_until_cancelled(plans.next()).await {
             assert_eq!(plan.epoch, epoch);
             let (fault, step_time) = {
                 let mut control = self.control.lock();

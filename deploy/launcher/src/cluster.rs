@@ -23,7 +23,6 @@ const STOP: Duration = Duration::from_secs(5);
 /// A running cluster.
 pub(crate) struct LocalCluster {
     router: RouterHandle,
-    /// Routers end first, then coordinators, then workers.
     roles: JoinSet<Result<()>>,
     stop: CancellationToken,
 }
@@ -52,7 +51,7 @@ impl LocalCluster {
             for group in groups {
                 progress::until_ready(group).await?;
             }
-            Ok(())
+            anyhow::Ok(())
         };
         tokio::select! {
             // What ended tells more than that its group is gone.
@@ -119,26 +118,23 @@ impl LocalCluster {
     }
 
     /// Waits until every role has ended; the first failure ends the others.
-    pub(crate) async fn finished(mut self) -> Result<()> {
-        let mut outcome = Ok(());
-        let router = self.router.finished();
-        self.roles.spawn(async move { router.await.context("the router ended") });
-        while let Some(ended) = self.next_end().await? {
-            self.stop.cancel();
-            outcome = outcome.and(ended);
-        }
-        outcome
-    }
-
-    /// The next role to end; once stopping, all must within a bound.
-    async fn next_end(&mut self) -> Result<Option<Result<()>>> {
-        let stop = self.stop.clone();
+    pub(crate) async fn finished(self) -> Result<()> {
+        let Self { router, mut roles, stop } = self;
+        roles.spawn(async move { router.finished().await.context("the router ended") });
         let late = async {
             stop.cancelled().await;
             tokio::time::sleep(STOP).await;
         };
+        let ended = async {
+            let mut outcome = Ok(());
+            while let Some(ended) = roles.join_next().await {
+                stop.cancel();
+                outcome = outcome.and(ended?);
+            }
+            outcome
+        };
         tokio::select! {
-            ended = self.roles.join_next() => Ok(ended.transpose()?),
+            outcome = ended => outcome,
             () = late => anyhow::bail!("roles did not stop within {STOP:?}"),
         }
     }

@@ -113,7 +113,7 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
     let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
     config.max_context = max_context.map(|tokens| tokens as usize);
     if args.allow_image_urls {
-        config.fetch.hosts = Hosts::Public;
+        config.fetch.hosts = Hosts::Any;
     }
     if let Some(file) = &args.api_key_file {
         config.api_keys = ApiKeys::read(file).with_context(|| format!("cannot read the API keys in {}", file.display()))?;

@@ -120,7 +120,7 @@ async fn sampling_parameters_out_of_range_are_named() {
     names(&house, "sampling.max_new_tokens", with(|s| s.max_new_tokens = Some(0))).await;
     names(&house, "sampling.min_new_tokens", with(|s| (s.min_new_tokens, s.max_new_tokens) = (Some(9), Some(8)))).await;
     names(&house, "sampling.logprobs", with(|s| s.logprobs = Some(100))).await;
-    names(&house, "sampling.logit_bias", with(|s| drop(s.logit_bias.insert(5, f32::INFINITY)))).await;
+    names(&house, "sampling.logit_bias", with(|s| s.logit_bias = [(5, f32::INFINITY)].into())).await;
     names(&house, "sampling.stop_token_ids", with(|s| s.stop_token_ids = vec![1 << 30])).await;
     names(&house, "sampling.stop[0]", with(|s| s.stop = vec![String::new()])).await;
     assert_eq!(house.seen().calls(), 0);

@@ -26,26 +26,26 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 /// The end token.
-pub const END: u32 = 2;
+pub(crate) const END: u32 = 2;
 
 /// What a fake does with the calls it gets.
 #[derive(Clone)]
-pub struct Script {
+pub(crate) struct Script {
     /// What every sequence says, one token a byte; the sequence's index follows when there are several.
-    pub answer: String,
+    pub(crate) answer: String,
     /// Between two tokens.
-    pub pace: Duration,
+    pub(crate) pace: Duration,
     /// Refuses every request with this.
-    pub refuse: Option<Status>,
+    pub(crate) refuse: Option<Status>,
     /// Breaks a stream after so many tokens in all, with this status; `None` ends it without one.
-    pub break_after: Option<(usize, Option<Status>)>,
+    pub(crate) break_after: Option<(usize, Option<Status>)>,
     /// Accepts, and never says another word.
-    pub hang: bool,
+    pub(crate) hang: bool,
     /// Says every token twice.
-    pub stutter: bool,
-    pub max_context: u32,
-    pub queued_tokens: u64,
-    pub ready: bool,
+    pub(crate) stutter: bool,
+    pub(crate) max_context: u32,
+    pub(crate) queued_tokens: u64,
+    pub(crate) ready: bool,
 }
 
 impl Default for Script {
@@ -66,38 +66,38 @@ impl Default for Script {
 
 /// What happened to a fake.
 #[derive(Default)]
-pub struct Seen {
-    pub requests: Mutex<Vec<GenerateRequest>>,
-    pub metadata: Mutex<Vec<HashMap<String, String>>>,
-    pub stopped: Mutex<Vec<(String, u32)>>,
-    pub running: AtomicUsize,
+pub(crate) struct Seen {
+    pub(crate) requests: Mutex<Vec<GenerateRequest>>,
+    pub(crate) metadata: Mutex<Vec<HashMap<String, String>>>,
+    pub(crate) stopped: Mutex<Vec<(String, u32)>>,
+    pub(crate) running: AtomicUsize,
 }
 
 impl Seen {
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.requests.lock().len()
     }
 
-    pub fn last(&self) -> GenerateRequest {
+    pub(crate) fn last(&self) -> GenerateRequest {
         self.requests.lock().last().cloned().expect("a request came")
     }
 
     /// Streams that are open.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.running.load(SeqCst)
     }
 }
 
 #[derive(Clone)]
-pub struct Fake {
-    pub script: Arc<Mutex<Script>>,
-    pub seen: Arc<Seen>,
-    pub address: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) script: Arc<Mutex<Script>>,
+    pub(crate) seen: Arc<Seen>,
+    pub(crate) address: SocketAddr,
     dead: CancellationToken,
 }
 
 impl Fake {
-    pub async fn start(script: Script) -> Self {
+    pub(crate) async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let fake = Self { script: Arc::new(Mutex::new(script)), seen: Arc::default(), address, dead: CancellationToken::new() };
@@ -108,7 +108,7 @@ impl Fake {
         fake
     }
 
-    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+    pub(crate) fn script(&self, change: impl FnOnce(&mut Script)) {
         change(&mut self.script.lock());
     }
 }

@@ -19,11 +19,8 @@ async fn events(house: &House, request: v1::GenerateRequest) -> Vec<Event> {
 }
 
 fn deltas(events: &[Event], index: u32) -> Vec<&v1::Delta> {
-    let delta = |event| match event {
-        Event::Delta(delta) if delta.index == index => Some(delta),
-        _ => None,
-    };
-    events.iter().filter_map(|event| delta(event)).collect()
+    let deltas = events.iter().filter_map(|event| if let Event::Delta(delta) = event { Some(delta) } else { None });
+    deltas.filter(|delta| delta.index == index).collect()
 }
 
 fn text(events: &[Event], index: u32) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tessera_proto::v1::{self, inference_client::InferenceClient};
 use tessera_registry::{Kept, MemoryStore, Registry, ReplicaRecord};
-use tesserarouter::{ModelSource, Patience, RouterConfig, RouterHandle};
+use tessera_router::{ModelSource, Patience, RouterConfig, RouterHandle};
 use tessera_types::{ModelSpec, VisionSpec};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -12,18 +12,18 @@ use tonic::transport::Channel;
 use crate::fake::{Fake, Script};
 
 /// A router in front of fakes.
-pub struct House {
-    pub grpc: String,
-    pub http: String,
-    pub fakes: Vec<Fake>,
-    pub registry: Registry,
+pub(crate) struct House {
+    pub(crate) grpc: String,
+    pub(crate) http: String,
+    pub(crate) fakes: Vec<Fake>,
+    _registry: Registry,
     shutdown: CancellationToken,
     _lease: Kept,
     router: RouterHandle,
 }
 
 /// A small shape whose text is its bytes: token 1000 + b is the byte b.
-pub fn shape() -> ModelSpec {
+pub(crate) fn shape() -> ModelSpec {
     let mut spec = ModelSpec::bench_1b();
     spec.decoder.vocab_size = 4096;
     spec.max_context = 4096;
@@ -31,7 +31,7 @@ pub fn shape() -> ModelSpec {
     spec
 }
 
-pub fn config() -> RouterConfig {
+pub(crate) fn config() -> RouterConfig {
     let mut config = RouterConfig::new("bytes", ModelSource::Shape(Box::new(shape())));
     config.patience =
         Patience { start: Duration::from_millis(1500), failover: Duration::from_secs(5), accept: Duration::from_secs(2) };
@@ -41,11 +41,11 @@ pub fn config() -> RouterConfig {
 
 impl House {
     /// One fake with a script, the usual configuration.
-    pub async fn of(script: Script) -> Self {
+    pub(crate) async fn of(script: Script) -> Self {
         Self::with(config(), vec![script]).await
     }
 
-    pub async fn with(config: RouterConfig, scripts: Vec<Script>) -> Self {
+    pub(crate) async fn with(config: RouterConfig, scripts: Vec<Script>) -> Self {
         tessera_service::metrics::install().unwrap();
         let registry = Registry::new(MemoryStore::new());
         let lease = registry.lease(Duration::from_secs(60)).await.unwrap();
@@ -58,9 +58,9 @@ impl House {
             fakes.push(fake);
         }
         let shutdown = CancellationToken::new();
-        let router = tesserarouter::run(config, registry.clone(), shutdown.clone()).await.unwrap();
+        let router = tessera_router::run(config, registry.clone(), shutdown.clone()).await.unwrap();
         let (grpc, http) = (format!("http://{}", router.grpc), format!("http://{}", router.http));
-        let house = Self { grpc, http, fakes, registry, shutdown, _lease: lease, router: router };
+        let house = Self { grpc, http, fakes, _registry: registry, shutdown, _lease: lease, router: router };
         house.settle().await;
         house
     }
@@ -72,24 +72,24 @@ impl House {
     }
 
     /// Replicas that the router takes to be ready.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         self.router.ready_replicas()
     }
 
-    pub fn seen(&self) -> &crate::fake::Seen {
+    pub(crate) fn seen(&self) -> &crate::fake::Seen {
         &self.fakes[0].seen
     }
 
-    pub async fn client(&self) -> InferenceClient<Channel> {
+    pub(crate) async fn client(&self) -> InferenceClient<Channel> {
         InferenceClient::connect(self.grpc.clone()).await.unwrap().max_decoding_message_size(64 << 20)
     }
 
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let response = reqwest::get(format!("{}{path}", self.http)).await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+    pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
         let client = reqwest::Client::new();
         client.post(format!("{}{path}", self.http)).header("content-type", "application/json").body(body).send().await.unwrap()
     }
@@ -102,7 +102,7 @@ impl Drop for House {
 }
 
 /// Waits until `done`, and says what it waited for if that never comes.
-pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..400 {
         if done() {
             return;
@@ -112,15 +112,15 @@ pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     panic!("never happened: {what}");
 }
 
-pub fn text_part(text: &str) -> v1::Part {
+pub(crate) fn text_part(text: &str) -> v1::Part {
     v1::Part { part: Some(v1::part::Part::Text(text.into())) }
 }
 
-pub fn image_part(source: v1::image::Source) -> v1::Part {
+pub(crate) fn image_part(source: v1::image::Source) -> v1::Part {
     v1::Part { part: Some(v1::part::Part::Image(v1::Image { source: Some(source), mime: String::new() })) }
 }
 
-pub fn chat(parts: Vec<v1::Part>) -> v1::GenerateRequest {
+pub(crate) fn chat(parts: Vec<v1::Part>) -> v1::GenerateRequest {
     let messages = vec![v1::Message { role: "user".into(), parts }];
     v1::GenerateRequest {
         input: Some(v1::generate_request::Input::Messages(v1::Messages { messages })),
@@ -129,11 +129,11 @@ pub fn chat(parts: Vec<v1::Part>) -> v1::GenerateRequest {
 }
 
 /// A question with sampling parameters.
-pub fn ask(sampling: v1::Sampling) -> v1::GenerateRequest {
+pub(crate) fn ask(sampling: v1::Sampling) -> v1::GenerateRequest {
     v1::GenerateRequest { sampling: Some(sampling), ..chat(vec![text_part("Say it.")]) }
 }
 
-pub fn png(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     let mut file = std::io::Cursor::new(Vec::new());
     image::DynamicImage::new_rgb8(width, height).write_to(&mut file, image::ImageFormat::Png).unwrap();
     file.into_inner()

@@ -1,4 +1,5 @@
-//! Prints what the kernels reach of what the machine allows, on the layers of a 1B decoder. `limits [THREADS]`
+//! Prints what the kernels reach of what the machine allows, on the layers of a 1B decoder:
+//! `limits [THREADS [ROWS...]]`. Kernels and limits take turns, so that a busy machine slows both.
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
@@ -9,36 +10,49 @@ use tessera_device::{Device, DeviceError, Dtype, MatrixSource, SourceDtype};
 const DIM: usize = 2048;
 const FFN: usize = 5632;
 const LAYERS: usize = 16;
+const TURNS: usize = 9;
+/// Rows from which arithmetic is the limit.
+const MANY: usize = 64;
 
 fn main() -> Result<(), DeviceError> {
-    let threads = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(2);
+    let mut numbers = std::env::args().skip(1).filter_map(|arg| arg.parse().ok());
+    let threads = numbers.next().unwrap_or(2);
+    let mut rows: Vec<usize> = numbers.collect();
+    if rows.is_empty() {
+        rows = vec![1, 2, 4, 8, 16, 32, 64, 256];
+    }
     let mut device = CpuDevice::new(CpuConfig { threads, dtype: Dtype::Bf16 })?;
     let model = Model::new(&mut device)?;
     println!("{} on {threads} threads, {:.2} GB of weights", device.isa().name(), model.bytes / 1e9);
-    let mut one = 0.0;
-    for rows in rows_wanted() {
-        let before = bench::gemv_bandwidth(threads, 1 << 30)?;
-        let seconds = model.step(&device, rows)?;
-        let after = bench::gemv_bandwidth(threads, 1 << 30)?;
-        let (limit, speed) = ((before + after) / 2.0, model.bytes / seconds / 1e9);
-        if rows == 1 {
-            one = rows as f64 / seconds;
+
+    let (mut bandwidth, mut peak) = (Vec::new(), Vec::new());
+    let mut times = vec![Vec::new(); rows.len()];
+    for _ in 0..TURNS {
+        bandwidth.push(bench::gemv_bandwidth(threads, 1 << 29)?);
+        peak.push(bench::fma_peak(threads) / 1e9);
+        for (rows, times) in rows.iter().zip(&mut times) {
+            times.push(model.step(&device, *rows)?);
         }
-        println!(
-            "{rows:4} rows: {speed:5.1} GB/s of {limit:5.1} ({before:.1}, {after:.1}) = {:.2}; {:6.1} rows/s = {:.2} x one",
-            speed / limit,
-            rows as f64 / seconds,
-            rows as f64 / seconds / one,
-        );
     }
-    for rows in rows_wanted().into_iter().filter(|r| *r > 60) {
-        let before = bench::fma_peak(threads);
-        let seconds = model.step(&device, rows)?;
-        let after = bench::fma_peak(threads);
-        let (limit, speed) = ((before + after) / 2e9, model.bytes * rows as f64 / seconds / 1e9);
-        println!("{rows:4} rows: {speed:5.0} GFLOP/s of {limit:5.0} = {:.2}", speed / limit);
+    let (bandwidth, peak) = (middle(&mut bandwidth), middle(&mut peak));
+    println!("limits: {bandwidth:.1} GB/s, {peak:.0} GFLOP/s (medians)");
+    let one = rows.first().map_or(1, |rows| *rows) as f64 / times.first_mut().map_or(1.0, |times| middle(times));
+    for (rows, times) in rows.iter().zip(&mut times) {
+        let seconds = middle(times);
+        let (speed, rate) = (model.bytes / seconds / 1e9, *rows as f64 / seconds);
+        if *rows < MANY {
+            println!("{rows:5} rows: {speed:6.1} GB/s = {:.2}; {rate:7.1} rows/s = {:.2} x the first", speed / bandwidth, rate / one);
+        } else {
+            println!("{rows:5} rows: {:6.0} GFLOP/s = {:.2}; {rate:7.1} rows/s", rate * model.bytes / 1e9, rate * model.bytes / 1e9 / peak);
+        }
     }
     Ok(())
+}
+
+/// The median.
+fn middle(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Layers of different weights, so that they come from memory.
@@ -72,24 +86,16 @@ impl Model {
         Ok(Self { layers, output, bytes })
     }
 
-    /// Seconds of a step's products, the best of a few.
+    /// Seconds of one step's products.
     fn step(&self, device: &CpuDevice, rows: usize) -> Result<f64, DeviceError> {
         let (x, hidden) = (device.tensor(rows, DIM)?, device.tensor(rows, FFN)?);
-        let mut times = Vec::new();
-        for _ in 0..if rows > 32 { 2 } else { 10 } {
-            let begun = Instant::now();
-            for [qkv, o, gate_up, down] in &self.layers {
-                for (weight, out, x) in [(qkv, DIM + 1024, &x), (o, DIM, &x), (gate_up, 2 * FFN, &x), (down, DIM, &hidden)] {
-                    device.matmul(x, weight, &mut device.tensor(rows, out)?)?;
-                }
+        let begun = Instant::now();
+        for [qkv, o, gate_up, down] in &self.layers {
+            for (weight, out, x) in [(qkv, DIM + 1024, &x), (o, DIM, &x), (gate_up, 2 * FFN, &x), (down, DIM, &hidden)] {
+                device.matmul(x, weight, &mut device.tensor(rows, out)?)?;
             }
-            device.matmul(&x, &self.output, &mut device.tensor(rows, 32768)?)?;
-            times.push(begun.elapsed().as_secs_f64());
         }
-        Ok(times.into_iter().fold(f64::INFINITY, f64::min))
+        device.matmul(&x, &self.output, &mut device.tensor(rows, 32768)?)?;
+        Ok(begun.elapsed().as_secs_f64())
     }
-}
-
-fn rows_wanted() -> Vec<usize> {
-    std::env::args().skip(2).filter_map(|arg| arg.parse().ok()).collect()
 }

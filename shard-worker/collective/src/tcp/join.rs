@@ -1,6 +1,7 @@
 //! Forming the group: each rank listens for its higher neighbours and calls its lower ones.
 //!
-//! Whoever connects says the group, the epoch and its rank, and hears the same; a stale rank is turned away.
+//! Who calls says the group, the epoch and its rank, and waits to hear the same. Who is called answers only what it has
+//! heard and found right, so a link that one side has the other has too; a stale rank is turned away.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -16,8 +17,10 @@ use crate::{CollectiveError, GroupConfig, deadline::Deadline};
 const PAUSE: Duration = Duration::from_millis(5);
 /// One attempt to connect.
 const CONNECT: Duration = Duration::from_millis(500);
-/// A connected rank says hello within this.
-const HELLO: Duration = Duration::from_millis(500);
+/// Who has called says hello within this.
+const HELLO: Duration = Duration::from_secs(2);
+/// How long a rank waits before it looks whether it was aborted.
+const NAP: Duration = Duration::from_millis(20);
 const MAGIC: u64 = u64::from_le_bytes(*b"tessera1");
 const HELLO_BYTES: usize = 28;
 /// Where a hello says the rank; what stands before is the same on all ranks.
@@ -83,10 +86,9 @@ impl Joining<'_> {
     /// Calls a lower rank until it answers.
     fn call(&self, other: usize) -> Result<Link, CollectiveError> {
         loop {
-            let stream = TcpStream::connect_timeout(&self.addresses[other], CONNECT);
-            if let Ok(mut stream) = stream
-                && let Ok(rank) = self.greet(&mut stream)
-                && rank == other
+            if let Ok(mut stream) = TcpStream::connect_timeout(&self.addresses[other], CONNECT)
+                && stream.write_all(&self.hello()).is_ok()
+                && self.hello_of(&mut stream, self.deadline) == Some(other)
             {
                 return self.link(stream, other);
             }
@@ -97,15 +99,15 @@ impl Joining<'_> {
     /// Waits for a call from any rank of the group; `awaited` is one that is missing.
     fn hear(&self, listener: &TcpListener, awaited: usize) -> Result<(TcpStream, usize), CollectiveError> {
         loop {
-            match listener.accept() {
-                Ok((mut stream, _)) => {
-                    if let Ok(rank) = self.greet(&mut stream) {
-                        return Ok((stream, rank));
-                    }
-                }
-                // Connections that ended before they were accepted, and descriptors that ran out, may pass.
-                Err(_) => self.pause(awaited)?,
+            // Connections that ended before they were accepted, and descriptors that ran out, may pass.
+            if let Ok((mut stream, _)) = listener.accept()
+                && stream.set_nonblocking(false).is_ok()
+                && let Some(rank) = self.hello_of(&mut stream, Deadline::after(HELLO))
+                && stream.write_all(&self.hello()).is_ok()
+            {
+                return Ok((stream, rank));
             }
+            self.pause(awaited)?;
         }
     }
 
@@ -114,19 +116,23 @@ impl Joining<'_> {
         Link::new(stream, other).map_err(failed)
     }
 
-    /// Says who this is and returns who that is, if it is of the same group, epoch and size.
-    fn greet(&self, stream: &mut TcpStream) -> io::Result<usize> {
-        stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(HELLO))?;
-        stream.set_write_timeout(Some(HELLO))?;
-        let own = self.hello();
-        stream.write_all(&own)?;
-        let mut theirs = [0; HELLO_BYTES];
-        stream.read_exact(&mut theirs)?;
-        let rank = usize::from(u16::from_le_bytes([theirs[RANK], theirs[RANK + 1]]));
-        let same_group = theirs[..RANK] == own[..RANK];
-        if same_group && rank < self.config.size { Ok(rank) } else { Err(ErrorKind::InvalidData.into()) }
+    /// The rank at the other end, if it says in time that it is of the same group, epoch and size.
+    fn hello_of(&self, stream: &mut TcpStream, bound: Deadline) -> Option<usize> {
+        stream.set_read_timeout(Some(NAP)).ok()?;
+        let (mut hello, mut done) = ([0; HELLO_BYTES], 0);
+        while done < HELLO_BYTES {
+            match stream.read(&mut hello[done..]) {
+                Ok(0) => return None,
+                Ok(read) => done += read,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(_) => return None,
+            }
+            if self.patience.abort.is_aborted() || bound.check(0, "join").is_err() {
+                return None;
+            }
+        }
+        let rank = usize::from(u16::from_le_bytes([hello[RANK], hello[RANK + 1]]));
+        (hello[..RANK] == self.hello()[..RANK] && rank < self.config.size).then_some(rank)
     }
 
     /// Magic, group, epoch, size; then the rank.

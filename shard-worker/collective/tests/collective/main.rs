@@ -1,0 +1,9 @@
+//! One suite for every transport: what is summed, gathered and passed on, and what happens when a rank goes wrong.
+
+mod failures;
+mod groups;
+mod joining;
+mod processes;
+mod random;
+mod suite;
+mod sums;
