@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use image::{ImageFormat, RgbImage};
 use tessera_device::cpu::bench::{fma_peak, gemv_bandwidth};
+use tessera_prompt::ImageLimits;
 use tessera_tests::Up;
 use tessera_types::{Grid, ModelSpec};
 
@@ -64,13 +65,13 @@ fn up(tp: usize, threads: usize) -> Up {
 async fn decode_and_prefill(name: &str, tp: usize, threads: usize) -> Result<()> {
     let spec = ModelSpec::bench_1b();
     let cluster = up(tp, threads).start().await?;
-    let mut bandwidth = vec![gemv_bandwidth(2, GEMV_BYTES)];
-    let mut peak = vec![fma_peak(2)];
+    let mut bandwidth = vec![gemv_bandwidth(2, GEMV_BYTES)?];
+    let mut peak = vec![fma_peak(2)?];
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         runs.push(measure(&cluster, 256, 48, 8).await?);
-        bandwidth.push(gemv_bandwidth(2, GEMV_BYTES));
-        peak.push(fma_peak(2));
+        bandwidth.push(gemv_bandwidth(2, GEMV_BYTES)?);
+        peak.push(fma_peak(2)?);
     }
     let of = |value: fn(&Rates) -> f64| median(runs.iter().map(value).collect());
     let (limit, peak) = (median(bandwidth), median(peak));
@@ -119,7 +120,7 @@ fn image_preparation() -> Result<()> {
     let decode = time(|| Ok(image::load_from_memory(&file).map(drop)?))?;
     let spec = ModelSpec::pixtral_12b().vision.context("Pixtral sees")?;
     let prepare = time(|| {
-        let image = tessera_prompt::prepare(&file, &spec)?;
+        let image = tessera_prompt::prepare(&file, &spec, &ImageLimits::default())?;
         anyhow::ensure!(image.grid == Grid { rows: 64, cols: 64 });
         Ok(())
     })?;

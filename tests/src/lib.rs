@@ -4,7 +4,7 @@ mod cluster;
 mod golden;
 
 pub use cluster::{Cluster, Up, binary};
-pub use golden::{GoldenCase, golden_cases};
+pub use golden::{GoldenCase, GoldenPart, golden_cases};
 
 use std::path::PathBuf;
 
