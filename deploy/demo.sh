@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/prerequisites.sh
 need cc build-essential
-cargo build --release --locked --quiet -p tessera-launcher
+cargo build --release --locked --quiet --workspace
 exec target/release/tessera demo "$@"

@@ -2,5 +2,5 @@
 # Prints Tessera's figures beside this machine's limits, as ratios measured in one run. Takes a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --locked --quiet -p tessera-launcher -p tessera-tests
+cargo build --release --locked --quiet --workspace
 exec target/release/tessera-bench

@@ -19,5 +19,5 @@ TESSERA_TEKKEN="$("$TESSERA_PYTHON" -c 'import os, mistral_common as m; print(os
 export TESSERA_PYTHON TESSERA_TEKKEN
 
 # The end-to-end tests start the real binary.
-cargo build --release --locked --workspace
+cargo build --release --locked --workspace --all-targets
 cargo test --release --locked --workspace "$@"

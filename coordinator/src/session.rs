@@ -142,7 +142,9 @@ impl Sessions {
     fn close(&mut self, request: RequestNumber) -> Vec<SequenceId> {
         let Some(session) = self.open.remove(&request) else { return Vec::new() };
         self.by_id.remove(&session.id);
-        session.sequences.iter().for_each(|sequence| drop(self.by_sequence.remove(sequence)));
+        for sequence in &session.sequences {
+            self.by_sequence.remove(sequence);
+        }
         session.sequences
     }
 }

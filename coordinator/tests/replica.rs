@@ -48,7 +48,11 @@ async fn info_tells_limits_and_the_least_ranks_blocks() {
 
 /// A request of 40 tokens through a fault in step 12 of one worker, with a spare worker at hand.
 async fn survives(worker: usize, fault: Fault) -> Replica {
-    let mut replica = Replica::ready(config(2), 3).await;
+    let mut config = config(2);
+    if fault == Fault::Hang {
+        config.timeouts.step = Duration::from_secs(1);
+    }
+    let mut replica = Replica::ready(config, 3).await;
     let first = replica.until(|state| state.ready).await.epoch;
     replica.control(worker).fault = Some((12, fault));
     let one = tokio::spawn(Heard::all(replica.generate(request("one", 10, 40)).await.unwrap()));
@@ -168,6 +172,17 @@ async fn a_stopped_sequence_ends_and_its_siblings_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_from_a_lost_replica_goes_on_where_it_was() {
+    let mut replica = Replica::ready(config(2), 2).await;
+    let mut moved = request("moved", 10, 30);
+    moved.sequences[0].generated = expected(&prompt(10), 5, 12);
+    let mut stream = replica.generate(moved).await.unwrap();
+    let mut heard = Heard { tokens: expected(&prompt(10), 5, 12), ..Default::default() };
+    while heard.next(&mut stream).await {}
+    assert_eq!(heard.tokens, expected(&prompt(10), 5, 30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_with_a_retry_time() {
     let mut config = config(1);
     (config.queue, config.max_sequences) = (1, 1);
@@ -230,6 +245,14 @@ async fn a_model_that_cannot_be_loaded_ends_the_coordinator_with_every_ranks_rea
     let error = timeout(BOUND, replica.running).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(&error, RunError::Model(_)), "{error}");
     assert_eq!(error.to_string().matches("params.json: dim is missing").count(), 2, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_saw_newer_epochs_than_the_registry_are_driven_under_one_above() {
+    let mut replica = Replica::start(config(2), 2, |control| control.seen = 1 << 60).await;
+    assert_eq!(replica.until(|state| state.ready).await.epoch.0, (1 << 60) + 1);
+    let heard = Heard::all(replica.generate(request("one", 4, 9)).await.unwrap()).await;
+    assert_eq!(heard.tokens, expected(&prompt(4), 5, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]

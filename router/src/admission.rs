@@ -32,7 +32,8 @@ impl Admission {
     /// Takes one more request on, or refuses it.
     pub(crate) fn enter(&self) -> Result<Permit, RequestError> {
         let request = self.requests.clone().try_acquire_owned();
-        let request = request.map_err(|_| RequestError::exhausted("the server has as many requests as it takes on", COME_BACK))?;
+        let request =
+            request.map_err(|_| RequestError::exhausted("the server has as many requests as it takes on", COME_BACK))?;
         Ok(Permit { _request: request, bytes: None })
     }
 

@@ -27,7 +27,10 @@ impl ApiKeys {
             return Ok(());
         }
         let value = authorization.ok_or_else(|| RequestError::unauthenticated("an API key is needed, as a bearer token"))?;
-        let key = value.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, key)| key.trim_ascii());
+        let key = value
+            .split_at_checked(7)
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+            .map(|(_, key)| key.trim_ascii());
         // Every key is compared, so that the time taken does not tell which one was nearly right.
         let known = key.is_some_and(|key| self.0.iter().fold(false, |known, ours| known | same(ours.as_bytes(), key)));
         if known { Ok(()) } else { Err(RequestError::unauthenticated("the API key is not one of this server's")) }

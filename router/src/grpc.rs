@@ -1,6 +1,7 @@
 //! `tessera.v1.Inference`.
 
 mod deadline;
+mod plain_streams;
 mod reply;
 mod request;
 
@@ -14,17 +15,18 @@ use tessera_proto::v1::{
 };
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
-use self::reply::Teller;
+use self::{plain_streams::PlainStreams, reply::Teller};
 use crate::{RequestError, router::Router};
 
 /// The service, ready to be added to a server.
-pub(crate) fn service(router: Arc<Router>) -> InferenceServer<impl Inference> {
+pub(crate) fn service(router: Arc<Router>) -> PlainStreams<InferenceServer<impl Inference>> {
     let limit = router.limits().max_body_bytes;
-    InferenceServer::new(Front { router })
+    let service = InferenceServer::new(Front { router })
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(limit)
-        .max_encoding_message_size(tessera_proto::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(tessera_proto::MAX_MESSAGE_BYTES);
+    PlainStreams(service)
 }
 
 struct Front {

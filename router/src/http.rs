@@ -52,14 +52,22 @@ pub(crate) fn routes(router: Arc<Router>) -> axum::Router {
         .with_state(router)
 }
 
-async fn chat(State(router): State<Arc<Router>>, Extension(call): Extension<Call>, body: Request) -> Result<Response, RequestError> {
+async fn chat(
+    State(router): State<Arc<Router>>,
+    Extension(call): Extension<Call>,
+    body: Request,
+) -> Result<Response, RequestError> {
     let body = call::read(body, router.limits()).await?;
     let (request, delivery) = chat_request::parse(&body, &call)?;
     drop(body);
     answer(&router, Api::Chat, &call, request, delivery).await
 }
 
-async fn completions(State(router): State<Arc<Router>>, Extension(call): Extension<Call>, body: Request) -> Result<Response, RequestError> {
+async fn completions(
+    State(router): State<Arc<Router>>,
+    Extension(call): Extension<Call>,
+    body: Request,
+) -> Result<Response, RequestError> {
     let body = call::read(body, router.limits()).await?;
     let (request, delivery) = completion_request::parse(&body, &call)?;
     drop(body);
@@ -104,7 +112,9 @@ async fn model(State(router): State<Arc<Router>>, Path(name): Path<String>) -> R
 async fn health(State(router): State<Arc<Router>>) -> Response {
     match router.problem() {
         None => Json(json!({ "status": "ready" })).into_response(),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response(),
+        Some(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response()
+        }
     }
 }
 

@@ -86,7 +86,8 @@ fn role(at: usize, message: &Message) -> Result<Role, RequestError> {
         "user" => Ok(Role::User),
         "assistant" => Ok(Role::Assistant),
         other => {
-            let problem = format!("must be `system`, `user` or `assistant`, got `{}`", other.chars().take(40).collect::<String>());
+            let problem =
+                format!("must be `system`, `user` or `assistant`, got `{}`", other.chars().take(40).collect::<String>());
             Err(RequestError::invalid(format!("messages[{at}].role"), problem))
         }
     }
@@ -107,9 +108,12 @@ fn tokens(model: &Model, ids: &[u32], grids: &[Grid]) -> Result<Layout, RequestE
     let mut from = 0;
     for (image, &grid) in grids.iter().enumerate() {
         let at = next_image(&tokens, from);
-        let stands = at.is_some_and(|at| tokens[at..].len() >= grid.tokens() && tokens[at..].iter().copied().zip(image_tokens(grid)).all(|(a, b)| a == b));
+        let stands = at.is_some_and(|at| {
+            tokens[at..].len() >= grid.tokens() && tokens[at..].iter().copied().zip(image_tokens(grid)).all(|(a, b)| a == b)
+        });
         let Some(at) = at.filter(|_| stands) else {
-            let problem = format!("has {} by {} patches, but the ids do not hold its {} tokens", grid.rows, grid.cols, grid.tokens());
+            let problem =
+                format!("has {} by {} patches, but the ids do not hold its {} tokens", grid.rows, grid.cols, grid.tokens());
             return Err(RequestError::invalid(format!("tokens.images[{image}]"), problem));
         };
         images.push((image, at as u32));

@@ -71,7 +71,14 @@ impl Media {
     }
 
     /// Has every image, and reads its header. Those behind URLs are fetched at the same time.
-    pub(crate) async fn probe(&self, images: Vec<(String, &ImageSource)>, timings: &mut Timings) -> Result<Vec<Probed>, RequestError> {
+    pub(crate) async fn probe(
+        &self,
+        images: Vec<(String, &ImageSource)>,
+        timings: &mut Timings,
+    ) -> Result<Vec<Probed>, RequestError> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
         let started = Instant::now();
         let any_url = images.iter().any(|(_, image)| matches!(image.data, ImageData::Url(_)));
         let probed = try_join_all(images.into_iter().map(|(field, image)| self.probe_one(field, image))).await?;
@@ -85,7 +92,9 @@ impl Media {
         let mut mime = image.mime.clone();
         let file = match &image.data {
             ImageData::Bytes(file) => file.clone(),
-            ImageData::Url(url) => self.fetcher.fetch(url, self.limits.max_bytes).await.map_err(|error| wrong(error.to_string()))?,
+            ImageData::Url(url) => {
+                self.fetcher.fetch(url, self.limits.max_bytes).await.map_err(|error| wrong(error.to_string()))?
+            }
             ImageData::DataUri(uri) => {
                 let uri = DataUri::parse(uri).map_err(wrong)?;
                 uri.decode(self.limits.max_bytes).map_err(wrong)?.into()
@@ -94,7 +103,9 @@ impl Media {
         };
         mime.make_ascii_lowercase();
         match sniff(&file) {
-            Some(found) if !mime.is_empty() && mime != found => return Err(wrong(format!("is said to be {mime}, but is {found}"))),
+            Some(found) if !mime.is_empty() && mime != found => {
+                return Err(wrong(format!("is said to be {mime}, but is {found}")));
+            }
             _ => {}
         }
         let (width, height) = tessera_prompt::probe(&file, &self.limits).map_err(|error| wrong(error.to_string()))?;

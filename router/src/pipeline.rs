@@ -127,8 +127,11 @@ impl Pipeline {
         hold(self.media.prepared_bytes(&probed))?;
         let started = Instant::now();
         let encodes = self.media.prepare(probed).await?;
-        timings.image_decode_us += started.elapsed().as_micros() as u64;
-        let placed = |&(image, at): &(usize, u32)| Some(PlacedImage { key: encodes.get(image)?.key, at, grid: *grids.get(image)? });
+        if !encodes.is_empty() {
+            timings.image_decode_us += started.elapsed().as_micros() as u64;
+        }
+        let placed =
+            |&(image, at): &(usize, u32)| Some(PlacedImage { key: encodes.get(image)?.key, at, grid: *grids.get(image)? });
         let images = layout.images.iter().filter_map(placed).collect();
         let id = if request.id.is_empty() { format!("{:032x}", rand::random::<u128>()) } else { request.id };
         request.trace.name(&id);
@@ -151,7 +154,12 @@ impl Pipeline {
     }
 
     /// What a prompt, and images of these sizes behind it, would cost.
-    pub(crate) async fn count(&self, input: Option<Input>, sizes: Vec<(u32, u32)>, max_context: usize) -> Result<Count, RequestError> {
+    pub(crate) async fn count(
+        &self,
+        input: Option<Input>,
+        sizes: Vec<(u32, u32)>,
+        max_context: usize,
+    ) -> Result<Count, RequestError> {
         let mut images = Vec::new();
         let mut prompt_tokens = 0;
         if let Some(input) = input {

@@ -9,6 +9,7 @@ use tessera_prompt::Tokenizer;
 use tessera_service::{Health, Phase};
 use tessera_types::{ModelSpec, TokenId};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiKeys, Limits, Patience, RequestError, RouterConfig,
@@ -38,6 +39,7 @@ pub(crate) struct Router {
     patience: Patience,
     max_context: Option<usize>,
     since: u64,
+    closing: CancellationToken,
 }
 
 impl Router {
@@ -57,6 +59,7 @@ impl Router {
             patience: config.patience,
             max_context: config.max_context,
             since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            closing: CancellationToken::new(),
         })
     }
 
@@ -64,7 +67,7 @@ impl Router {
     pub(crate) async fn generate(&self, request: Request) -> Result<(Accepted, Session), RequestError> {
         let mut tally = self.metrics.begin(request.front, request.arrived);
         match self.prepare(request).await {
-            Ok(prepared) => Session::start(prepared, self.replicas.clone(), self.patience, tally).await,
+            Ok(prepared) => Session::start(prepared, self.replicas.clone(), self.patience, tally, self.closing.clone()).await,
             Err(error) => {
                 tally.failed(error.kind);
                 Err(error)
@@ -76,7 +79,8 @@ impl Router {
         let latest = request.arrived + self.limits.max_duration;
         let deadline = request.deadline.map_or(latest, |deadline| deadline.min(latest));
         let mut permit = self.admission.enter()?;
-        let prepared = self.pipeline.prepare(request, deadline, self.max_context(), |bytes| self.admission.hold(&mut permit, bytes));
+        let prepared =
+            self.pipeline.prepare(request, deadline, self.max_context(), |bytes| self.admission.hold(&mut permit, bytes));
         let prepared = timeout_at(deadline, prepared).await.map_err(|_| RequestError::deadline("it was being prepared"))??;
         Ok(Prepared { _permit: Some(permit), ..prepared })
     }
@@ -153,6 +157,11 @@ impl Router {
             "starting" => Some(format!("{ready} of {known} replicas are ready")),
             other => Some(other.into()),
         }
+    }
+
+    /// Ends every request in flight with an error that says why.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
     }
 
     /// Keeps health in step with the replicas, for ever.

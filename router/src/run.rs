@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tessera_registry::Registry;
 use tessera_service::{Bound, Phase, ReflectionError, ServeError, bind, reflection, serve};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, service::RoutesBuilder};
 
@@ -12,7 +15,7 @@ use crate::{RouterConfig, grpc, http, model::ModelError, replicas, router::Route
 
 /// The public service's full name.
 const INFERENCE: &str = "tessera.v1.Inference";
-/// What ends after the drain, ends within this.
+/// How long what is cut off at the end of the drain has to say so.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Why a router does not run.
@@ -99,14 +102,18 @@ async fn serve_all(
     let draining = async {
         shutdown.cancelled().await;
         router.health().enter(Phase::Draining);
-        tokio::time::sleep(drain + LAST_WORDS).await;
+        sleep(drain).await;
+        router.close();
+        sleep(2 * LAST_WORDS).await;
     };
-    let http = http::serve(http.listener, http::routes(router.clone()), shutdown.clone(), drain);
-    let http = async { Ok::<_, ServeError>(http.await) };
-    let grpc = serve(grpc, routes.routes(), shutdown.clone(), drain);
+    let http = http::serve(http.listener, http::routes(router.clone()), shutdown.clone(), drain + LAST_WORDS);
+    let http = async {
+        http.await;
+        Ok::<_, ServeError>(())
+    };
+    let grpc = serve(grpc, routes.routes(), shutdown.clone(), drain + LAST_WORDS);
     tokio::select! {
         ended = async { tokio::try_join!(grpc, http) } => Ok(ended.map(drop)?),
         () = draining => Ok(()),
     }
 }
-

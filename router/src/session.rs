@@ -13,10 +13,11 @@ use futures::Stream;
 use tessera_proto::internal::{self as wire, generate_event::Event as WireEvent};
 use tessera_types::{SamplingParams, TokenId, TokenLogprob};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use self::{
-    placement::Verdict,
+    placement::{COME_BACK, Verdict},
     sequence::{Progress, Sequence},
     upstream::Upstream,
 };
@@ -49,6 +50,7 @@ pub(crate) struct Session {
     accepted: Option<Accepted>,
     ready: VecDeque<Event>,
     deadline: Pin<Box<Sleep>>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
     generated_tokens: u32,
     timings: Timings,
     ended: bool,
@@ -61,9 +63,12 @@ impl Session {
         replicas: Arc<Replicas>,
         patience: Patience,
         tally: Tally,
+        closing: CancellationToken,
     ) -> Result<(Accepted, Self), RequestError> {
         let resolved = &prepared.resolved;
-        let sequence = |(index, params): (usize, &SamplingParams)| Sequence::new(index as u32, params.clone(), resolved, &prepared.tokenizer);
+        let sequence = |(index, params): (usize, &SamplingParams)| {
+            Sequence::new(index as u32, params.clone(), resolved, &prepared.tokenizer)
+        };
         let sequences: Vec<_> = resolved.sequences.iter().enumerate().map(sequence).collect();
         let deadline = Box::pin(sleep_until(prepared.deadline));
         let timings = prepared.timings;
@@ -81,6 +86,7 @@ impl Session {
             accepted: None,
             ready: VecDeque::new(),
             deadline,
+            closing: Box::pin(closing.cancelled_owned()),
             generated_tokens: 0,
             timings,
             ended: false,
@@ -133,9 +139,14 @@ impl Session {
             biased;
             message = upstream.next() => message,
             () = &mut self.deadline => return self.out_of_time(),
+            () = &mut self.closing => return Err(RequestError::unavailable("the server is shutting down", COME_BACK)),
         };
         match message {
-            Ok(Some(event)) => self.apply(event),
+            Ok(Some(event)) => {
+                if let Err(status) = self.apply(event) {
+                    return self.lose(status);
+                }
+            }
             Ok(None) if self.all_finished() => self.end(),
             Ok(None) => return self.lose(Status::unavailable("the replica ended the stream early")),
             Err(_) if self.all_finished() => self.end(),
@@ -144,32 +155,39 @@ impl Session {
         Ok(())
     }
 
-    fn apply(&mut self, event: WireEvent) {
+    /// # Errors
+    /// A replica that breaks the wire's rules is as good as lost.
+    fn apply(&mut self, event: WireEvent) -> Result<(), Status> {
         match event {
-            WireEvent::Token(token) => self.token(token),
+            WireEvent::Token(token) => return self.token(token),
             WireEvent::PromptLogprobs(piece) => self.prompt_logprobs(piece),
-            WireEvent::Finished(finished) => self.finished(finished),
+            WireEvent::Finished(finished) => return self.finished(finished),
             WireEvent::Timings(timings) => {
                 self.timings.queue_us = timings.queue_us;
                 self.timings.encode_us = timings.encode_us;
                 self.timings.prefill_us = timings.prefill_us;
                 self.timings.decode_us = timings.decode_us;
+                // They come last.
+                if self.all_finished() {
+                    self.end();
+                }
             }
             WireEvent::Accepted(_) => {}
         }
+        Ok(())
     }
 
-    fn token(&mut self, token: wire::Token) {
+    fn token(&mut self, token: wire::Token) -> Result<(), Status> {
         let Some(sequence) = self.upstream.as_ref().and_then(|upstream| upstream.sequence(token.index)) else {
-            return self.protocol_error("a token of a sequence that was not asked for");
+            return Err(Status::internal("a token of a sequence that was not asked for"));
         };
         let known = self.sequences[sequence].generated().len();
         // A sequence that met its stop string may still run for a step; a token known already is not told twice.
         if self.sequences[sequence].is_finished() || (token.position as usize) < known {
-            return;
+            return Ok(());
         }
         if token.position as usize > known {
-            return self.protocol_error("a gap between two tokens");
+            return Err(Status::internal("a gap between two tokens"));
         }
         self.time_token(sequence);
         self.generated_tokens += 1;
@@ -181,6 +199,7 @@ impl Session {
         if stopped_by_text && let Some(upstream) = &self.upstream {
             upstream.stop(token.index);
         }
+        Ok(())
     }
 
     fn time_token(&mut self, sequence: usize) {
@@ -194,14 +213,15 @@ impl Session {
         }
     }
 
-    fn finished(&mut self, finished: wire::Finished) {
+    fn finished(&mut self, finished: wire::Finished) -> Result<(), Status> {
         let Some(sequence) = self.upstream.as_ref().and_then(|upstream| upstream.sequence(finished.index)) else {
-            return self.protocol_error("the end of a sequence that was not asked for");
+            return Err(Status::internal("the end of a sequence that was not asked for"));
         };
         if !self.sequences[sequence].is_finished() {
             let progress = self.sequences[sequence].cut();
             self.tell(sequence, None, progress);
         }
+        Ok(())
     }
 
     fn prompt_logprobs(&mut self, piece: wire::PromptLogprobs) {
@@ -215,7 +235,8 @@ impl Session {
     /// Queues what a sequence's progress tells the client: a delta for every token, and its end.
     fn tell(&mut self, at: usize, token: Option<(TokenId, Option<wire::TokenLogprob>)>, progress: Progress) {
         let sequence = &mut self.sequences[at];
-        let mut delta = Delta { index: at as u32, text: progress.text, generated_tokens: self.generated_tokens, ..Delta::default() };
+        let mut delta =
+            Delta { index: at as u32, text: progress.text, generated_tokens: self.generated_tokens, ..Delta::default() };
         let came = token.is_some();
         if let Some((id, logprob)) = token
             && self.prepared.tells_tokens()
@@ -260,15 +281,6 @@ impl Session {
         Err(RequestError::deadline("tokens were being generated"))
     }
 
-    /// A replica that breaks the wire's rules is as good as lost.
-    fn protocol_error(&mut self, problem: &str) {
-        if let Some(upstream) = self.upstream.take() {
-            tracing::error!(request = %self.prepared.id, replica = %upstream.replica().id(), problem, "a replica broke the protocol");
-            self.lost = Some(upstream.replica().clone());
-            self.losses += 1;
-        }
-    }
-
     /// The replica's stream broke: the request moves on, unless the status says that it would break anywhere.
     fn lose(&mut self, status: Status) -> Result<(), RequestError> {
         let Some(upstream) = self.upstream.take() else { return Ok(()) };
@@ -282,4 +294,3 @@ impl Session {
         Ok(())
     }
 }
-

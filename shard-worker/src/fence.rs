@@ -1,68 +1,102 @@
-//! Which group the worker obeys: only that of the newest epoch, and only until it is released.
+//! Which group the worker obeys: only that of the newest epoch, and only until it is left.
 
 use parking_lot::Mutex;
 use tessera_collective::AbortHandle;
-use tessera_types::Epoch;
+use tessera_types::{Epoch, Rank};
 
-/// The newest epoch and the collective that must end before another is formed.
+/// The newest epoch, and this worker's place in its group.
 #[derive(Debug, Default)]
 pub(crate) struct Fence(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     newest: Epoch,
-    running: Option<AbortHandle>,
+    place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    rank: Rank,
+    abort: AbortHandle,
 }
 
 impl Fence {
-    /// Enters an epoch and ends the group of the one before. Fails with the newest when `epoch` is not above it.
-    pub(crate) fn enter(&self, epoch: Epoch) -> Result<(), Epoch> {
+    /// Enters an epoch as `rank` and ends the group of the one before. The handle is what ends this group.
+    ///
+    /// # Errors
+    /// The newest epoch, when `epoch` is not above it.
+    pub(crate) fn enter(&self, epoch: Epoch, rank: Rank) -> Result<AbortHandle, Epoch> {
         let mut inner = self.0.lock();
         if epoch <= inner.newest {
             return Err(inner.newest);
         }
-        inner.newest = epoch;
         inner.end();
-        Ok(())
+        inner.newest = epoch;
+        let abort = AbortHandle::new();
+        inner.place = Some(Place { rank, abort: abort.clone() });
+        Ok(abort)
     }
 
-    /// Keeps the handle of a group's collective; ends it at once when its epoch is over already.
-    pub(crate) fn hold(&self, epoch: Epoch, handle: AbortHandle) {
-        let mut inner = self.0.lock();
-        if epoch == inner.newest { inner.running = Some(handle) } else { handle.abort() }
-    }
-
-    /// Ends the group of `epoch`, if that is the one that runs.
-    pub(crate) fn release(&self, epoch: Epoch) {
+    /// Leaves the group of `epoch`, if that is the one the worker is in: a step in progress ends with an error.
+    pub(crate) fn leave(&self, epoch: Epoch) {
         let mut inner = self.0.lock();
         if epoch == inner.newest {
             inner.end();
         }
     }
 
-    pub(crate) fn newest(&self) -> Epoch {
-        self.0.lock().newest
+    /// Whether a plan of this epoch may run.
+    pub(crate) fn obeys(&self, epoch: Epoch) -> bool {
+        let inner = self.0.lock();
+        epoch == inner.newest && inner.place.is_some()
+    }
+
+    /// The newest epoch seen, and the rank in its group while the worker is in it.
+    pub(crate) fn now(&self) -> (Epoch, Option<Rank>) {
+        let inner = self.0.lock();
+        (inner.newest, inner.place.as_ref().map(|place| place.rank))
     }
 }
 
 impl Inner {
     fn end(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.abort();
+        if let Some(place) = self.place.take() {
+            place.abort.abort();
         }
     }
 }
 
 #[cfg(test)]
-mod fence_tests {
+mod tests {
     use super::*;
 
     #[test]
     fn an_epoch_is_entered_once_and_never_an_older_one() {
         let fence = Fence::default();
-        assert_eq!(fence.enter(Epoch(5)), Ok(()));
-        assert_eq!(fence.enter(Epoch(5)), Err(Epoch(5)));
-        assert_eq!(fence.enter(Epoch(4)), Err(Epoch(5)));
-        assert_eq!(fence.enter(Epoch(6)), Ok(()));
+        assert!(fence.enter(Epoch(5), Rank(0)).is_ok());
+        assert_eq!(fence.enter(Epoch(5), Rank(0)).err(), Some(Epoch(5)));
+        assert_eq!(fence.enter(Epoch(4), Rank(0)).err(), Some(Epoch(5)));
+        assert!(fence.enter(Epoch(6), Rank(1)).is_ok());
+        assert_eq!(fence.now(), (Epoch(6), Some(Rank(1))));
+        assert!(fence.obeys(Epoch(6)) && !fence.obeys(Epoch(5)));
+    }
+
+    #[test]
+    fn a_new_epoch_ends_the_group_before() {
+        let fence = Fence::default();
+        let first = fence.enter(Epoch(1), Rank(0)).unwrap();
+        let second = fence.enter(Epoch(2), Rank(0)).unwrap();
+        assert!(first.is_aborted() && !second.is_aborted());
+    }
+
+    #[test]
+    fn only_the_group_that_is_named_is_left() {
+        let fence = Fence::default();
+        let abort = fence.enter(Epoch(2), Rank(0)).unwrap();
+        fence.leave(Epoch(1));
+        assert!(fence.obeys(Epoch(2)) && !abort.is_aborted());
+        fence.leave(Epoch(2));
+        assert!(!fence.obeys(Epoch(2)) && abort.is_aborted());
+        assert_eq!(fence.now(), (Epoch(2), None));
     }
 }

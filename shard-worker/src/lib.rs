@@ -1,17 +1,23 @@
 //! A shard worker: holds one rank's slice of the model and runs the steps it is sent.
 //!
-//! A thread of its own owns the device, the weights and the collective ([`rank`]); the gRPC service holds channels to
-//! it and never waits for arithmetic.
+//! A thread of its own owns the device, the weights and the collective; the gRPC service holds channels to it and never
+//! waits for arithmetic. Which group the worker obeys is kept between them, so that a newer epoch, a release or a
+//! broken stream ends what the thread waits for.
 
+mod announce;
 mod config;
+mod error;
 mod fence;
-mod load;
+mod guard;
+mod holding;
 mod rank;
+mod request;
+mod run;
 mod server;
 mod service;
-
-#[cfg(test)]
-mod tests;
+mod work;
 
 pub use config::Config;
 pub use server::{RunError, ShardWorker};
+/// The name of this host for [`Config::host`]: equal where processes share memory.
+pub use tessera_collective::host;

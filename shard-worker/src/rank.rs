@@ -1,27 +1,24 @@
 //! The thread that owns the device, the model and the collective.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::Instant,
-};
+use std::{sync::Arc, thread, time::Instant};
 
-use tessera_collective::join;
-use tessera_device::{
-    Dtype,
-    cpu::{CpuConfig, CpuDevice},
-};
-use tessera_model::{CacheConfig, Model, ModelError, shard_parameters};
-use tessera_proto::internal::{self as wire, step_failure::Kind};
+use tessera_collective::AbortHandle;
+use tessera_device::DeviceError;
+use tessera_model::ModelError;
+use tessera_proto::internal::{self as wire, load_event::Event, step_failure::Kind};
 use tessera_service::metrics as names;
-use tessera_types::{Epoch, ModelSpec, Rank, ShardPlan, StepPlan, StepTimings};
-use tokio::sync::{mpsc, oneshot};
+use tessera_types::{Rank, StepPlan, StepTimings};
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use crate::{
+    error::LoadError,
     fence::Fence,
-    load::{LoadError, LoadRequest, ModelId},
+    guard::guarded,
+    holding::{Holding, Resources},
+    request::LoadRequest,
+    work::Work,
 };
 
 /// Commands that may wait; coordinators have two plans under way.
@@ -29,164 +26,166 @@ const COMMANDS: usize = 8;
 
 /// What the thread is told.
 pub(crate) enum Command {
-    Load { request: Box<LoadRequest>, progress: mpsc::Sender<Result<wire::LoadEvent, Status>>, done: oneshot::Sender<Loaded> },
-    Step { plan: Box<StepPlan>, results: mpsc::Sender<Result<wire::StepResult, Status>> },
-    /// Leaves the group of an epoch; weights stay.
-    Leave(Epoch),
+    /// Joins a group, which `abort` ends, and loads the weights unless they are held. Answers end with the result.
+    Load { request: Box<LoadRequest>, abort: AbortHandle, answers: Answers<wire::LoadEvent>, span: Span },
+    /// Runs a step; one answer.
+    Step { plan: Box<StepPlan>, answers: Answers<wire::StepResult> },
 }
 
-/// What was loaded.
-#[derive(Clone, Debug)]
-pub(crate) struct Loaded {
-    pub(crate) rank: Rank,
-    pub(crate) fingerprint: String,
-    pub(crate) weight_bytes: u64,
-}
+pub(crate) type Answers<T> = mpsc::Sender<Result<T, Status>>;
 
 /// A channel to the thread.
 pub(crate) type Commands = mpsc::Sender<Command>;
 
+/// What the worker holds, for those who ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inventory {
+    /// Model, degree and rank of the weights.
+    pub(crate) fingerprint: Option<String>,
+    pub(crate) weight_bytes: u64,
+}
+
 /// Starts the thread; it ends when the channel is dropped.
-pub(crate) fn start(threads: usize, kv_memory: u64, fence: Arc<Fence>) -> std::io::Result<Commands> {
+pub(crate) fn start(
+    resources: Resources,
+    fence: Arc<Fence>,
+    work: Work,
+    inventory: watch::Sender<Inventory>,
+) -> std::io::Result<Commands> {
     let (sender, mut commands) = mpsc::channel(COMMANDS);
-    let mut owner = Owner { threads, kv_memory, fence, held: None, group: None };
+    let mut owner = Owner { resources, fence, work, inventory, held: None };
     thread::Builder::new().name("rank".into()).spawn(move || {
         while let Some(command) = commands.blocking_recv() {
-            owner.obey(command);
+            match command {
+                Command::Load { request, abort, answers, span } => {
+                    let _entered = span.entered();
+                    owner.answer_load(&request, abort, &answers);
+                }
+                Command::Step { plan, answers } => owner.answer_step(&plan, &answers),
+            }
         }
     })?;
     Ok(sender)
 }
 
 struct Owner {
-    threads: usize,
-    kv_memory: u64,
+    resources: Resources,
     fence: Arc<Fence>,
-    held: Option<Held>,
-    /// The group that `held` runs in; `None` while it is in none that works.
-    group: Option<Epoch>,
-}
-
-/// Weights on the device.
-struct Held {
-    model: Model<CpuDevice>,
-    id: ModelId,
-    dtype: Dtype,
-    blocks: usize,
-}
-
-impl Held {
-    /// Whether the weights are those of a request.
-    fn fits(&self, request: &LoadRequest, plan: &ShardPlan, blocks: usize) -> bool {
-        self.id == request.model && self.dtype == request.dtype && self.model.plan() == plan && self.blocks == blocks
-    }
+    work: Work,
+    inventory: watch::Sender<Inventory>,
+    held: Option<Holding>,
 }
 
 impl Owner {
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Load { request, progress, done } => {
-                let event = match self.load(&request, &progress) {
-                    Ok((loaded, event)) => {
-                        // Nobody waits for it only when the process ends.
-                        let _ = done.send(loaded);
-                        Ok(wire::LoadEvent { event: Some(wire::load_event::Event::Loaded(event)) })
-                    }
-                    Err(error) => {
-                        warn!(%error, "loading failed");
-                        self.fence.release(request.epoch);
-                        Err(error.into())
-                    }
-                };
-                answer(&progress, event);
+    fn answer_load(&mut self, request: &LoadRequest, abort: AbortHandle, answers: &Answers<wire::LoadEvent>) {
+        let (start, epoch) = (Instant::now(), request.group.epoch);
+        let loaded = self.load(request, abort, answers);
+        self.take_stock();
+        let answer = match loaded {
+            Ok(loaded) => {
+                let wire::Loaded { kv_blocks, bytes_read, .. } = loaded;
+                let (rank, tp) = (request.group.rank, request.group.size);
+                info!(%epoch, %rank, tp, kv_blocks, bytes_read, "loaded in {:.1?}", start.elapsed());
+                Ok(event(Event::Loaded(loaded)))
             }
-            Command::Step { plan, results } => {
-                let result = self.step(&plan);
-                answer(&results, Ok(result));
+            Err(error) => {
+                warn!(%epoch, %error, "not loaded");
+                self.fence.leave(epoch);
+                Err(error.into())
             }
-            Command::Leave(epoch) => {
-                if self.group == Some(epoch) {
-                    self.group = None;
-                }
-            }
+        };
+        if answers.try_send(answer).is_err() {
+            // No one will send plans to a group that no one has heard of.
+            self.fence.leave(epoch);
         }
     }
 
     fn load(
         &mut self,
         request: &LoadRequest,
-        progress: &mpsc::Sender<Result<wire::LoadEvent, Status>>,
-    ) -> Result<(Loaded, wire::Loaded), LoadError> {
-        self.group = None;
-        let start = Instant::now();
-        let source = request.model.open()?;
-        let spec = source.spec().clone();
-        let plan = ShardPlan::new(&spec, request.tp, request.rank)?;
-        let blocks = request.blocks(&spec, &plan, self.kv_memory)?;
-        let collective = join(&request.group)?;
-        self.fence.hold(request.epoch, collective.abort_handle());
-        match &mut self.held {
-            Some(held) if held.fits(request, &plan, blocks) => held.model.join(collective)?,
-            _ => {
-                // The old weights must make room first.
-                self.held = None;
-                let device = CpuDevice::new(CpuConfig { threads: self.threads, dtype: request.dtype }).map_err(ModelError::from)?;
-                let cache = CacheConfig { blocks, dtype: request.dtype };
-                let mut report = |bytes_done, bytes_total| {
-                    let event = wire::load_event::Event::Progress(wire::LoadProgress { bytes_done, bytes_total });
-                    // Progress that nobody reads in time is overtaken by what follows.
-                    let _ = progress.try_send(Ok(wire::LoadEvent { event: Some(event) }));
-                };
-                let model = Model::load(&source, plan.clone(), device, collective, cache, &mut report)?;
-                self.held = Some(Held { model, id: request.model.clone(), dtype: request.dtype, blocks });
+        abort: AbortHandle,
+        answers: &Answers<wire::LoadEvent>,
+    ) -> Result<wire::Loaded, LoadError> {
+        let epoch = request.group.epoch;
+        let mut progress = |bytes_done, bytes_total| {
+            // Progress that no one reads in time is overtaken by what follows; the last place is the result's.
+            if answers.capacity() > 1 {
+                let _ = answers.try_send(Ok(event(Event::Progress(wire::LoadProgress { bytes_done, bytes_total }))));
             }
-        }
-        self.group = Some(request.epoch);
-        let (weight_bytes, bytes_read) = (weight_bytes(&spec, &plan, request.dtype), source.bytes_read());
-        metrics::gauge!(names::RANK_WEIGHT_BYTES, "rank" => request.rank.to_string()).set(weight_bytes as f64);
-        info!(epoch = %request.epoch, rank = %request.rank, tp = request.tp, bytes_read, blocks, "loaded in {:.1?}", start.elapsed());
-        let model_spec = serde_json::to_string(&spec).unwrap_or_default();
-        let fingerprint = format!("{:?} {:?} tp {} rank {}", request.model, request.dtype, request.tp, request.rank);
-        let loaded = Loaded { rank: request.rank, fingerprint, weight_bytes };
-        Ok((loaded, wire::Loaded { kv_blocks: blocks as u32, model_spec, weight_bytes, bytes_read }))
+        };
+        let held = &mut self.held;
+        let loaded = guarded(|| Holding::load(held, request, abort, self.resources, &mut progress));
+        let loaded = loaded.unwrap_or_else(|panic| {
+            self.held = None;
+            Err(ModelError::from(DeviceError::Thread(panic)).into())
+        })?;
+        if self.fence.obeys(epoch) { Ok(loaded) } else { Err(LoadError::GivenUp(epoch)) }
     }
 
-    fn step(&mut self, plan: &StepPlan) -> wire::StepResult {
-        let mut result = wire::StepResult { epoch: plan.epoch.0, step: plan.step.0, failure: None, output: None };
-        let failure = |kind: Kind, message: String| Some(wire::StepFailure { kind: kind.into(), message });
-        let running = self.held.as_mut().filter(|_| self.group == Some(plan.epoch));
-        let Some(held) = running else {
-            let now = self.group.map_or("in no group".to_owned(), |epoch| format!("in the group of epoch {epoch}"));
-            result.failure = failure(Kind::Epoch, format!("a plan of epoch {}, but this worker is {now}", plan.epoch));
-            return result;
+    fn take_stock(&self) {
+        let held = self.held.as_ref();
+        let (weight_bytes, fingerprint) = (held.map_or(0, Holding::weight_bytes), held.map(|held| held.fingerprint().to_owned()));
+        if let Some(held) = held {
+            metrics::gauge!(names::RANK_WEIGHT_BYTES, "rank" => held.rank().to_string()).set(weight_bytes as f64);
+        }
+        self.inventory.send_modify(|inventory| {
+            inventory.weight_bytes = weight_bytes;
+            inventory.fingerprint = fingerprint;
+        });
+    }
+
+    fn answer_step(&mut self, plan: &StepPlan, answers: &Answers<wire::StepResult>) {
+        let outcome = self.step(plan);
+        let failed = outcome.is_err();
+        let (output, failure) = match outcome {
+            Ok(output) => (output, None),
+            Err(failure) => (None, Some(failure)),
         };
-        match held.model.step(plan) {
+        let result = wire::StepResult { epoch: plan.epoch.0, step: plan.step.0, failure, output };
+        self.work.ended();
+        let told = answers.try_send(Ok(result)).is_ok();
+        if failed || !told {
+            // The other ranks must not wait for this one.
+            self.fence.leave(plan.epoch);
+        }
+    }
+
+    /// The output, on rank 0 alone.
+    fn step(&mut self, plan: &StepPlan) -> Result<Option<wire::StepOutput>, wire::StepFailure> {
+        let Some(held) = self.held.as_mut().filter(|_| self.fence.obeys(plan.epoch)) else {
+            let (newest, rank) = self.fence.now();
+            let now = if rank.is_some() { format!("in the group of epoch {newest}") } else { "in no group".to_owned() };
+            let message = format!("a plan of epoch {}, but this worker is {now}", plan.epoch);
+            return Err(wire::StepFailure { kind: Kind::Epoch.into(), message });
+        };
+        match held.step(plan) {
             Ok(output) => {
                 measure(output.timings);
-                result.output = (held.model.plan().rank == Rank(0)).then(|| wire::StepOutput::from(&output));
+                Ok((held.rank() == Rank(0)).then(|| wire::StepOutput::from(&output)))
             }
             Err(error) => {
-                let kind = match &error {
-                    ModelError::Plan(_) => Kind::Plan,
-                    ModelError::Collective(_) => Kind::Collective,
-                    _ => Kind::Device,
-                };
-                warn!(%error, step = %plan.step, "a step failed");
-                result.failure = failure(kind, error.to_string());
-                // The other ranks must not wait for this one.
-                self.group = None;
-                self.fence.release(plan.epoch);
+                warn!(epoch = %plan.epoch, step = %plan.step, %error, "a step failed");
+                if matches!(error, ModelError::Device(DeviceError::Thread(_))) {
+                    // Nobody knows what it has left behind.
+                    self.held = None;
+                    self.take_stock();
+                }
+                Err(wire::StepFailure { kind: kind(&error).into(), message: error.to_string() })
             }
         }
-        result
     }
 }
 
-/// Answers without waiting: a caller that takes no answers has given up.
-fn answer<T>(caller: &mpsc::Sender<Result<T, Status>>, message: Result<T, Status>) {
-    if caller.try_send(message).is_err() {
-        warn!("nobody took an answer");
+fn kind(error: &ModelError) -> Kind {
+    match error {
+        ModelError::Plan(_) => Kind::Plan,
+        ModelError::Collective(_) => Kind::Collective,
+        _ => Kind::Device,
     }
+}
+
+fn event(event: Event) -> wire::LoadEvent {
+    wire::LoadEvent { event: Some(event) }
 }
 
 fn measure(timings: StepTimings) {
@@ -195,9 +194,3 @@ fn measure(timings: StepTimings) {
         metrics::histogram!(names::RANK_STAGE_SECONDS, "stage" => stage).record(us as f64 / 1e6);
     }
 }
-
-fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
-    let element = if dtype == Dtype::F32 { 4 } else { 2 };
-    shard_parameters(spec, plan) as u64 * element
-}
-

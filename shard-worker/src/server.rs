@@ -3,18 +3,29 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tessera_proto::{MAX_MESSAGE_BYTES, internal::shard_worker_server::ShardWorkerServer};
-use tessera_registry::{Kept, Registry, RegistryError, WorkerRecord, WorkerState};
+use tessera_registry::{Registry, WorkerRecord, WorkerState};
 use tessera_service::{Bound, Health, Phase, ReflectionError, ServeError, bind, reflection, serve};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::service::{Routes, RoutesBuilder};
-use tracing::{info, warn};
+use tonic::{
+    codec::CompressionEncoding,
+    service::{Routes, RoutesBuilder},
+};
 
-use crate::{Config, fence::Fence, rank, service::Service};
+use crate::{
+    Config,
+    announce::{Life, announce},
+    fence::Fence,
+    holding::Resources,
+    rank::{self, Inventory},
+    service::Service,
+    work::Work,
+};
 
+/// The service's name, for health and reflection.
 const SERVICE: &str = "tessera.internal.v1.ShardWorker";
-/// Between attempts to register.
-const RETRY: Duration = Duration::from_millis(500);
+/// A worker whose plans wait for so long without a step done is not healthy.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a shard worker does not run.
 #[derive(Debug, thiserror::Error)]
@@ -62,85 +73,51 @@ impl ShardWorker {
         }
     }
 
-    /// Serves until `stop`; registered meanwhile where there is a registry, else its address is given to the coordinator by hand.
+    /// Serves until `stop`, then lets calls in progress end within the grace; registered meanwhile where there is a
+    /// registry, else its address is given to the coordinator by hand.
     pub async fn run(self, registry: Option<Registry>, stop: CancellationToken) -> Result<(), RunError> {
         let record = self.record();
         let Self { config, bound } = self;
-        let health = Health::new(Duration::from_secs(120));
-        let fence = Arc::new(Fence::default());
-        let commands = rank::start(config.threads, config.kv_memory, fence.clone())?;
-        let (fingerprint, loaded) = watch::channel(None);
-        let service = Service::new(config.id.clone(), commands, fence.clone(), health.clone(), fingerprint);
+        let (health, fence) = (Health::new(PATIENCE), Arc::new(Fence::default()));
+        let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
+        let seen = inventory.subscribe();
+        let resources = Resources { threads: config.threads, kv_memory: config.kv_memory };
+        let commands = rank::start(resources, fence.clone(), work.clone(), inventory)?;
+        let service = Service { id: config.id.into(), commands, fence: fence.clone(), inventory: seen.clone(), work };
         let routes = routes(service, &health)?;
         health.enter(Phase::Serving);
+        // Stopped from outside, or by a server that failed.
+        let (stop, ended) = (stop.child_token(), CancellationToken::new());
+        let life = Life { inventory: seen, draining: stop.clone(), ended: ended.clone() };
+        let serving = async {
+            let served = serve(bound, routes, stop.clone(), config.grace).await;
+            // A rank that waits for others would keep them, and its thread, waiting.
+            fence.leave(fence.now().0);
+            stop.cancel();
+            ended.cancel();
+            served
+        };
+        let draining = async {
+            stop.cancelled().await;
+            health.enter(Phase::Draining);
+        };
         let announced = async {
             if let Some(registry) = registry {
-                announce(registry, record, config.lease, loaded, stop.clone()).await;
+                announce(registry, record, config.lease, life).await;
             }
         };
-        let ended = async {
-            let ended = serve(bound, routes, stop.clone(), config.grace).await;
-            // A rank that waits for others would keep its thread forever busy.
-            fence.release(fence.newest());
-            stop.cancel();
-            ended
-        };
-        let (served, ()) = tokio::join!(ended, announced);
+        let (served, (), ()) = tokio::join!(serving, draining, announced);
         Ok(served?)
     }
 }
 
 fn routes(service: Service, health: &Health) -> Result<Routes, ReflectionError> {
-    let service = ShardWorkerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let service = ShardWorkerServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service).add_service(health.service(&[SERVICE]));
     reflection(&mut routes, &[SERVICE])?;
     Ok(routes.routes())
-}
-
-/// Keeps the worker's record in the registry, renewed when what it holds changes or the lease was lost.
-async fn announce(
-    registry: Registry,
-    mut record: WorkerRecord,
-    ttl: Duration,
-    mut loaded: watch::Receiver<Option<String>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let registered = async {
-            let lease = registry.lease(ttl).await?;
-            registry.put_worker(lease.id(), &record).await?;
-            Ok::<Kept, RegistryError>(lease)
-        };
-        let lease = match registered.await {
-            Ok(lease) => lease,
-            Err(error) => {
-                warn!(%error, "cannot register");
-                tokio::select! {
-                    () = tokio::time::sleep(RETRY) => continue,
-                    () = stop.cancelled() => return,
-                }
-            }
-        };
-        info!(id = record.id, address = record.address, "registered");
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => {
-                    // The lease ends by itself where the registry is away.
-                    let _ = lease.revoke().await;
-                    return;
-                }
-                () = lease.lost() => break,
-                changed = loaded.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    record.fingerprint = loaded.borrow_and_update().clone();
-                    if let Err(error) = registry.put_worker(lease.id(), &record).await {
-                        warn!(%error, "cannot tell what is held");
-                    }
-                }
-            }
-        }
-    }
 }

@@ -66,12 +66,12 @@ async fn decode_and_prefill(name: &str, tp: usize, threads: usize) -> Result<()>
     let spec = ModelSpec::bench_1b();
     let cluster = up(tp, threads).start().await?;
     let mut bandwidth = vec![gemv_bandwidth(2, GEMV_BYTES)?];
-    let mut peak = vec![fma_peak(2)?];
+    let mut peak = vec![fma_peak(2)];
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         runs.push(measure(&cluster, 256, 48, 8).await?);
         bandwidth.push(gemv_bandwidth(2, GEMV_BYTES)?);
-        peak.push(fma_peak(2)?);
+        peak.push(fma_peak(2));
     }
     let of = |value: fn(&Rates) -> f64| median(runs.iter().map(value).collect());
     let (limit, peak) = (median(bandwidth), median(peak));

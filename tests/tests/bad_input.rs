@@ -71,7 +71,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 async fn up() -> Result<Cluster> {
-    Up::new(fixtures().join("tiny-random/mistral")).start().await
+    Up::new(fixtures().join("tiny-random/mistral")).with("--max-context", 8192).start().await
 }
 
 async fn serves(cluster: &Cluster) -> Result<()> {

@@ -7,18 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tessera_proto::internal::{self as wire, collective::Transport as WireTransport, model_source};
+use futures::future::join_all;
+use tessera_proto::internal::{
+    self as wire, collective::Transport as WireTransport, model_source, shard_worker_client::ShardWorkerClient,
+};
 use tessera_registry::{Kept, Registry, RegistryError, WorkerRecord};
 use tessera_types::{Epoch, Rank};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tonic::transport::Uri;
+use tonic::{Status, transport::Uri};
 use tracing::{info, warn};
 
 use super::{
-    FormError, Group, Member,
+    FormError, Group, Member, RankError,
     choose::{Experience, choose},
     load::{Model, load},
     run::release,
@@ -111,10 +114,11 @@ impl Former {
     ) -> Result<(Epoch, Vec<Member>, Model), FormError> {
         let timeouts = self.config.timeouts;
         let ids: Vec<_> = workers.iter().map(|worker| worker.id.clone()).collect();
-        let epoch = bounded(timeouts.call, self.registry.claim(lease.id(), &self.config.replica, &ids)).await?;
+        let claimed = bounded(timeouts.call, self.registry.claim(lease.id(), &self.config.replica, &ids)).await?;
+        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank)));
+        let members = members.collect::<Result<Vec<_>, _>>()?;
+        let epoch = self.epoch(claimed, &members).await?;
         info!(%epoch, workers = ids.join(", "), "claimed");
-        let members =
-            workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank))).collect::<Result<Vec<_>, _>>()?;
         let collective = self.collective(&members).await?;
         let requests = members.iter().map(|member| self.request(member, epoch, &collective)).collect::<Result<_, _>>()?;
         let loaded = load(&members, requests, timeouts.load_stall, &self.state).await;
@@ -125,12 +129,34 @@ impl Former {
                 Ok((epoch, members, model))
             }
             Err(error) => {
-                if let FormError::Load { ranks } = &error {
-                    self.doubt(ranks.iter().filter(|rank| !rank.is_final()).map(|rank| rank.worker.clone()));
-                }
+                self.doubt_failed(&error);
                 release(&members, epoch, timeouts.call).await;
                 Err(error)
             }
+        }
+    }
+
+    /// The claim's epoch, which is above all that workers have seen; unless the registry was set back since, as by a
+    /// restored backup. The claim is held either way, so going above what they saw takes nothing from anyone.
+    ///
+    /// Asking has a second use: a worker that does not answer is found before the others load and wait for it.
+    async fn epoch(&mut self, claimed: Epoch, members: &[Member]) -> Result<Epoch, FormError> {
+        let seen = join_all(members.iter().map(|member| newest_epoch(member, self.config.timeouts.call))).await;
+        let (seen, failed): (Vec<_>, Vec<_>) = seen.into_iter().partition(Result::is_ok);
+        let ranks: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
+        if !ranks.is_empty() {
+            let error = FormError::Load { ranks };
+            self.doubt_failed(&error);
+            return Err(error);
+        }
+        let newest = seen.into_iter().flatten().max().unwrap_or_default();
+        Ok(claimed.max(Epoch(newest.0 + 1)))
+    }
+
+    /// Workers that another attempt should rather do without.
+    fn doubt_failed(&mut self, error: &FormError) {
+        if let FormError::Load { ranks } = error {
+            self.doubt(ranks.iter().filter(|rank| !rank.is_final()).map(|rank| rank.worker.clone()));
         }
     }
 
@@ -179,6 +205,13 @@ fn join(worker: WorkerRecord, rank: Rank) -> Result<Member, FormError> {
     let address =
         |error: tessera_service::PeerError| FormError::Address { worker: worker.id.clone(), problem: error.to_string() };
     Ok(Member { rank, channel: channel.map_err(address)?, worker })
+}
+
+async fn newest_epoch(member: &Member, bound: Duration) -> Result<Epoch, RankError> {
+    let mut client = ShardWorkerClient::new(member.channel.clone());
+    let status = timeout(bound, client.get_status(wire::GetStatusRequest {})).await;
+    let status = status.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no status within {bound:?}"))));
+    status.map(|status| Epoch(status.into_inner().epoch)).map_err(|status| RankError::new(member, &status))
 }
 
 /// Where a rank meets the others by TCP.

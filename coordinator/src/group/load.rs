@@ -5,17 +5,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{StreamExt, stream::FuturesUnordered};
 use tessera_proto::{
     MAX_MESSAGE_BYTES,
     internal::{self as wire, load_event::Event, shard_worker_client::ShardWorkerClient},
 };
 use tessera_types::ModelSpec;
-use tokio::{sync::watch, time::sleep_until};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
 use tonic::Status;
 
 use super::{FormError, Member, RankError};
 use crate::state::GroupState;
+
+/// After one rank's failure, how long the others' is waited for.
+const HEAR_OUT: Duration = Duration::from_secs(1);
 
 /// What all ranks loaded.
 pub(super) struct Model {
@@ -31,7 +37,8 @@ struct Progress {
     moved: Instant,
 }
 
-/// Loads on every rank and hears every rank out. Ends early only when no rank gets on for `stall`.
+/// Loads on every rank and hears every rank out; when one has failed, the others for a moment only, since they may
+/// be waiting for it. Ends early, too, when no rank gets on for `stall`.
 pub(super) async fn load(
     members: &[Member],
     requests: Vec<wire::LoadRequest>,
@@ -39,17 +46,32 @@ pub(super) async fn load(
     state: &watch::Sender<GroupState>,
 ) -> Result<Model, FormError> {
     let (progress, moved) = watch::channel(Progress { ranks: vec![(0, 0); members.len()], moved: Instant::now() });
-    let ranks = join_all(members.iter().zip(requests).map(|(member, request)| load_rank(member, request, &progress)));
-    let loaded = tokio::select! {
-        loaded = ranks => loaded,
-        () = stalled(moved, stall, state) => members.iter().map(|member| Err(late(member, stall))).collect(),
-    };
-    let (loaded, failed): (Vec<_>, Vec<_>) = loaded.into_iter().partition(Result::is_ok);
-    let ranks: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
-    if !ranks.is_empty() {
-        return Err(FormError::Load { ranks });
+    let ranks = members.iter().zip(requests).map(|(member, request)| load_rank(member, request, &progress));
+    tokio::select! {
+        heard = hear(ranks.collect()) => heard.and_then(agree),
+        () = stalled(moved, stall, state) => {
+            Err(FormError::Load { ranks: members.iter().map(|member| late(member, stall)).collect() })
+        }
     }
-    agree(loaded.into_iter().flatten().collect())
+}
+
+async fn hear(
+    mut ranks: FuturesUnordered<impl Future<Output = Result<wire::Loaded, RankError>>>,
+) -> Result<Vec<wire::Loaded>, FormError> {
+    let mut loaded = Vec::new();
+    while let Some(rank) = ranks.next().await {
+        match rank {
+            Ok(rank) => loaded.push(rank),
+            Err(first) => {
+                let others = ranks.take_until(sleep(HEAR_OUT)).filter_map(async |rank| rank.err()).collect::<Vec<_>>();
+                let mut ranks = others.await;
+                ranks.push(first);
+                ranks.sort_by_key(|error| error.rank);
+                return Err(FormError::Load { ranks });
+            }
+        }
+    }
+    Ok(loaded)
 }
 
 async fn load_rank(

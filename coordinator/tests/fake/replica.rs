@@ -37,7 +37,7 @@ pub(crate) fn config(tp: u16) -> Config {
     let mut config = Config::new("replica", any, "model", ModelSource::Folder("/nowhere".into()), tp);
     config.step_tokens = 32;
     config.max_sequences = 4;
-    config.timeouts.step = Duration::from_millis(500);
+    config.timeouts.step = Duration::from_secs(10);
     config.timeouts.step_token = Duration::ZERO;
     config.timeouts.load_stall = Duration::from_secs(2);
     config

@@ -35,6 +35,8 @@ pub(crate) struct Control {
     pub(crate) refuse_load: Option<Status>,
     /// Time a step takes.
     pub(crate) step_time: Duration,
+    /// The newest epoch.
+    pub(crate) seen: u64,
     pub(crate) loads: Vec<u64>,
     pub(crate) released: Vec<u64>,
     /// Sequences held now, by the last plan.
@@ -69,8 +71,8 @@ impl ShardWorker for FakeWorker {
         if let Some(status) = self.control.lock().refuse_load.clone() {
             return Err(status);
         }
+        self.enter(request.epoch)?;
         *self.rank.lock() = (request.epoch, request.rank);
-        self.control.lock().loads.push(request.epoch);
         let loaded = wire::Loaded {
             // Ranks differ in room; the group has what the least has.
             kv_blocks: BLOCKS + 7 * request.rank,
@@ -98,11 +100,21 @@ impl ShardWorker for FakeWorker {
     }
 
     async fn get_status(&self, _: Request<wire::GetStatusRequest>) -> Result<Response<wire::GetStatusResponse>, Status> {
-        Err(Status::unimplemented("not needed"))
+        Ok(Response::new(wire::GetStatusResponse { epoch: self.control.lock().seen, ..Default::default() }))
     }
 }
 
 impl FakeWorker {
+    fn enter(&self, epoch: u64) -> Result<(), Status> {
+        let mut control = self.control.lock();
+        if epoch <= control.seen {
+            return Err(Status::failed_precondition("an old epoch"));
+        }
+        control.seen = epoch;
+        control.loads.push(epoch);
+        Ok(())
+    }
+
     async fn steps(
         self,
         mut plans: Streaming<wire::StepPlan>,
@@ -119,7 +131,9 @@ impl FakeWorker {
                 let fault = control.fault.take_if(|(step, _)| *step == plan.step).map(|(_, fault)| fault);
                 (fault, control.step_time)
             };
-            tokio::time::sleep(step_time).await;
+            if !step_time.is_zero() {
+                tokio::time::sleep(step_time).await;
+            }
             let mut result = wire::StepResult { epoch, step: plan.step, failure: None, output: None };
             match fault {
                 Some(Fault::Hang) => return std::future::pending().await,

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
 use tracing::warn;
 
 use crate::{LeaseId, RegistryError, Store};
@@ -28,7 +32,8 @@ impl Kept {
         self.id
     }
 
-    /// Waits until the lease could not be kept: its holder must stop doing what it allowed.
+    /// Waits until the lease has ended all the same: its holder must stop doing what it allowed. A store that cannot be
+    /// reached ends nothing.
     pub async fn lost(&self) {
         let mut lost = self.lost.clone();
         // The sender goes only with the task, which runs as long as `self`.
@@ -48,10 +53,12 @@ impl Drop for Kept {
 }
 
 async fn keep(store: Arc<dyn Store>, id: LeaseId, ttl: Duration, lost: watch::Sender<bool>) {
-    let mut tick = tokio::time::interval(ttl / 3);
+    let third = (ttl / 3).max(Duration::from_millis(1));
+    let mut tick = interval(third);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match timeout(ttl / 3, store.keep_alive(id)).await {
+        match timeout(third, store.keep_alive(id)).await {
             Ok(Ok(())) => {}
             Ok(Err(RegistryError::LeaseEnded(_))) => {
                 lost.send_replace(true);

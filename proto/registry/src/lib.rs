@@ -10,8 +10,11 @@
 //! | `/tessera/v1/claims/WORKER` | [`ClaimRecord`] as JSON, under the coordinator's lease |
 //! | `/tessera/v1/replicas/ID` | [`ReplicaRecord`] as JSON, under the coordinator's lease |
 
+mod bounded;
 pub mod conformance;
 mod keep;
+mod keys;
+mod membership;
 mod memory;
 mod records;
 mod registry;
@@ -19,7 +22,8 @@ mod state;
 mod store;
 
 pub use keep::Kept;
+pub use membership::{Membership, MembershipChange, MembershipWatch};
 pub use memory::MemoryStore;
 pub use records::{ClaimRecord, ReplicaRecord, WorkerRecord, WorkerState};
-pub use registry::{Membership, MembershipChange, MembershipWatch, Registry};
+pub use registry::Registry;
 pub use store::{Change, Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write};

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -32,8 +32,13 @@ pub struct MemoryStore(Arc<Inner>);
 
 impl MemoryStore {
     /// An empty store. Must be made inside a tokio runtime, which ends its leases.
+    ///
+    /// Revisions count on from the time of day in microseconds: shard workers of other processes obey only the newest
+    /// epoch, so a coordinator that starts again with an empty store must not begin at 1 again.
     pub fn new() -> Self {
-        let inner = Arc::new(Inner { start: Instant::now(), state: Mutex::default() });
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let state = State::after(Revision(now.map_or(0, |now| now.as_micros() as u64)));
+        let inner = Arc::new(Inner { start: Instant::now(), state: Mutex::new((state, Vec::new())) });
         tokio::spawn(expire(Arc::downgrade(&inner)));
         Self(inner)
     }

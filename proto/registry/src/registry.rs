@@ -1,74 +1,32 @@
 //! Workers, replicas and claims over a store.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use tessera_types::Epoch;
 
 use crate::{
-    Change, ClaimRecord, Compare, Entry, Kept, LeaseId, RegistryError, ReplicaRecord, Revision, Store, Watch, WorkerRecord, Write,
+    Change, ClaimRecord, Compare, Kept, LeaseId, Membership, MembershipWatch, RegistryError, ReplicaRecord, Revision, Store,
+    WorkerRecord, Write,
+    bounded::Bounded,
+    keys::{CLAIMS, REPLICAS, ROOT, WORKERS},
+    membership::read,
 };
 
-const ROOT: &str = "/tessera/v1/";
-const WORKERS: &str = "/tessera/v1/workers/";
-const CLAIMS: &str = "/tessera/v1/claims/";
-const REPLICAS: &str = "/tessera/v1/replicas/";
+/// How long a call to the store may take.
+const CALL: Duration = Duration::from_secs(5);
 
-/// The registry; clones share one store.
+/// The registry; clones share one store. Every call ends within five seconds, with [`RegistryError::Unavailable`] where
+/// the store does not answer.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
 }
 
-/// Who is there, by id.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Membership {
-    /// Shard workers.
-    pub workers: BTreeMap<String, WorkerRecord>,
-    /// Who holds which worker.
-    pub claims: BTreeMap<String, ClaimRecord>,
-    /// Replicas.
-    pub replicas: BTreeMap<String, ReplicaRecord>,
-}
-
-impl Membership {
-    /// Workers that no replica holds, in order of id.
-    pub fn free_workers(&self) -> impl Iterator<Item = &WorkerRecord> {
-        self.workers.values().filter(|worker| !self.claims.contains_key(&worker.id))
-    }
-
-    /// Takes a change into account.
-    pub fn apply(&mut self, change: MembershipChange) {
-        match change {
-            MembershipChange::Worker(id, record) => set(&mut self.workers, id, record),
-            MembershipChange::Claim(id, record) => set(&mut self.claims, id, record),
-            MembershipChange::Replica(id, record) => set(&mut self.replicas, id, record),
-        }
-    }
-}
-
-fn set<T>(map: &mut BTreeMap<String, T>, id: String, record: Option<T>) {
-    match record {
-        Some(record) => drop(map.insert(id, record)),
-        None => drop(map.remove(&id)),
-    }
-}
-
-/// A record that came, changed, or with `None` went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MembershipChange {
-    /// A worker by its id.
-    Worker(String, Option<WorkerRecord>),
-    /// The hold on a worker, by the worker's id.
-    Claim(String, Option<ClaimRecord>),
-    /// A replica by its id.
-    Replica(String, Option<ReplicaRecord>),
-}
-
 impl Registry {
     /// A registry over a store.
     pub fn new(store: impl Store + 'static) -> Self {
-        Self { store: Arc::new(store) }
+        Self { store: Arc::new(Bounded::new(store, CALL)) }
     }
 
     /// A lease that is kept alive until it is dropped; `ttl` is how soon a death is noticed.
@@ -99,8 +57,13 @@ impl Registry {
     /// Claims all of the workers for a replica in one transaction, whose revision is the group's epoch.
     ///
     /// # Errors
-    /// [`RegistryError::Taken`] when one of them is gone or held; none is claimed then.
+    /// [`RegistryError::Taken`] when one of them is gone or held, [`RegistryError::Malformed`] when there is none or one
+    /// is named twice; none is claimed then.
     pub async fn claim(&self, lease: LeaseId, replica: &str, workers: &[String]) -> Result<Epoch, RegistryError> {
+        // Without a write there is no revision of its own, and so no epoch.
+        if workers.is_empty() || workers.iter().collect::<BTreeSet<_>>().len() < workers.len() {
+            return Err(RegistryError::Malformed);
+        }
         let record = ClaimRecord { replica: replica.to_owned() };
         let present = workers.iter().map(|id| Compare::Exists(format!("{WORKERS}{id}")));
         let free = workers.iter().map(|id| Compare::Absent(format!("{CLAIMS}{id}")));
@@ -124,17 +87,13 @@ impl Registry {
     pub async fn members(&self) -> Result<(Revision, Membership), RegistryError> {
         let (revision, entries) = self.store.list(ROOT).await?;
         let mut membership = Membership::default();
-        for entry in entries {
-            if let Some(change) = read(Change::Put(entry))? {
-                membership.apply(change);
-            }
-        }
+        entries.into_iter().filter_map(|entry| read(Change::Put(entry))).for_each(|change| membership.apply(change));
         Ok((revision, membership))
     }
 
     /// Every change after a revision.
     pub async fn watch(&self, after: Revision) -> Result<MembershipWatch, RegistryError> {
-        Ok(MembershipWatch(self.store.watch(ROOT, after).await?))
+        Ok(MembershipWatch::new(self.store.watch(ROOT, after).await?))
     }
 
     async fn put(&self, key: String, record: &impl Serialize, lease: LeaseId) -> Result<Revision, RegistryError> {
@@ -144,49 +103,9 @@ impl Registry {
     }
 }
 
-/// Changes in order.
-pub struct MembershipWatch(Watch);
-
-impl MembershipWatch {
-    /// The next change; waits for one. `None` when the watch ended. After an error or the end, list and watch again.
-    pub async fn next(&mut self) -> Option<Result<MembershipChange, RegistryError>> {
-        loop {
-            match self.0.recv().await?.and_then(read) {
-                Ok(Some(change)) => return Some(Ok(change)),
-                // A key of a later version of the layout.
-                Ok(None) => {}
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
 fn put(key: String, record: &impl Serialize, lease: LeaseId) -> Result<Write, RegistryError> {
     match serde_json::to_string(record) {
         Ok(value) => Ok(Write::Put { key, value, lease }),
         Err(error) => Err(RegistryError::Record { key, problem: error.to_string() }),
     }
-}
-
-fn read(change: Change) -> Result<Option<MembershipChange>, RegistryError> {
-    let (key, entry) = match change {
-        Change::Put(entry) => (entry.key.clone(), Some(entry)),
-        Change::Delete { key, .. } => (key, None),
-    };
-    let change = if let Some(id) = key.strip_prefix(WORKERS) {
-        MembershipChange::Worker(id.to_owned(), parse(entry)?)
-    } else if let Some(id) = key.strip_prefix(CLAIMS) {
-        MembershipChange::Claim(id.to_owned(), parse(entry)?)
-    } else if let Some(id) = key.strip_prefix(REPLICAS) {
-        MembershipChange::Replica(id.to_owned(), parse(entry)?)
-    } else {
-        return Ok(None);
-    };
-    Ok(Some(change))
-}
-
-fn parse<T: DeserializeOwned>(entry: Option<Entry>) -> Result<Option<T>, RegistryError> {
-    let Some(entry) = entry else { return Ok(None) };
-    let record = serde_json::from_str(&entry.value);
-    record.map(Some).map_err(|error| RegistryError::Record { key: entry.key, problem: error.to_string() })
 }

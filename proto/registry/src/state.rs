@@ -30,6 +30,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Empty, with revisions that count on from `revision`.
+    pub(crate) fn after(revision: Revision) -> Self {
+        Self { revision, ..Self::default() }
+    }
+
     pub(crate) fn grant(&mut self, now: Duration, ttl: Duration) -> LeaseId {
         self.granted += 1;
         let lease = LeaseId(self.granted);
@@ -61,7 +66,8 @@ impl State {
         over.into_iter().flat_map(|lease| self.revoke(lease)).collect()
     }
 
-    /// A transaction: its revision and changes, or `None` when a condition does not hold.
+    /// A transaction: its revision and changes, or `None` when a condition does not hold. As in etcd, one that changes
+    /// nothing makes no revision.
     pub(crate) fn commit(
         &mut self,
         conditions: &[Compare],
@@ -74,7 +80,9 @@ impl State {
         if let Some(Write::Put { lease, .. }) = writes.iter().find(ended) {
             return Err(RegistryError::LeaseEnded(*lease));
         }
-        self.revision.0 += 1;
+        if writes.iter().any(|write| self.changes(write)) {
+            self.revision.0 += 1;
+        }
         let changes = writes.into_iter().filter_map(|write| self.write(write)).collect();
         let changes = self.remember(changes);
         Ok(Some((self.revision, changes)))
@@ -100,6 +108,13 @@ impl State {
             Compare::Exists(key) => self.entries.contains_key(key),
             Compare::Absent(key) => !self.entries.contains_key(key),
             Compare::Created(key, revision) => self.entries.get(key).is_some_and(|(entry, _)| entry.created == *revision),
+        }
+    }
+
+    fn changes(&self, write: &Write) -> bool {
+        match write {
+            Write::Put { .. } => true,
+            Write::Delete(key) => self.entries.contains_key(key),
         }
     }
 
@@ -145,100 +160,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn put(key: &str, lease: LeaseId) -> Write {
-        Write::Put { key: key.into(), value: String::new(), lease }
-    }
-
-    /// One act of a coordinator `0..3` upon two of four workers.
-    #[derive(Clone, Debug)]
-    enum Act {
-        Claim(usize, [usize; 2]),
-        Release(usize),
-        Crash(usize),
-        KeepAlive(usize),
-        Pass(u64),
-    }
-
-    fn act() -> impl Strategy<Value = Act> {
-        let who = 0..3_usize;
-        prop_oneof![
-            (who.clone(), [0..4_usize, 0..4_usize]).prop_map(|(c, w)| Act::Claim(c, w)),
-            who.clone().prop_map(Act::Release),
-            who.clone().prop_map(Act::Crash),
-            who.prop_map(Act::KeepAlive),
-            (1..1500_u64).prop_map(Act::Pass),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn two_coordinators_never_hold_one_worker_and_epochs_grow(acts in prop::collection::vec(act(), 1..60)) {
-            let mut state = State::default();
-            let mut now = Duration::ZERO;
-            let mut leases: Vec<LeaseId> = (0..3).map(|_| state.grant(now, Duration::from_secs(1))).collect();
-            let mut newest = Revision(0);
-            let mut replayed: BTreeMap<String, Revision> = BTreeMap::new();
-            for act in acts {
-                match act {
-                    Act::Claim(c, workers) if workers[0] != workers[1] => {
-                        let keys = workers.map(|worker| format!("/claims/{worker}"));
-                        let free = keys.iter().all(|key| !state.entries.contains_key(key));
-                        let writes = keys.iter().map(|key| put(key, leases[c])).collect();
-                        match state.commit(&keys.map(Compare::Absent), writes) {
-                            Ok(Some((epoch, _))) => {
-                                prop_assert!(free, "a claim of a held worker went through");
-                                prop_assert!(epoch > newest);
-                                newest = epoch;
-                            }
-                            Ok(None) => prop_assert!(!free),
-                            Err(error) => prop_assert_eq!(error, RegistryError::LeaseEnded(leases[c])),
-                        }
-                    }
-                    Act::Claim(..) => {}
-                    Act::Release(c) => {
-                        let own = state.leases.get(&leases[c]).map(|lease| lease.keys.clone()).unwrap_or_default();
-                        state.commit(&[], own.into_iter().map(Write::Delete).collect()).unwrap();
-                    }
-                    Act::Crash(c) => {
-                        state.revoke(leases[c]);
-                        leases[c] = state.grant(now, Duration::from_secs(1));
-                    }
-                    Act::KeepAlive(c) => {
-                        let _ = state.keep_alive(now, leases[c]);
-                    }
-                    Act::Pass(ms) => {
-                        now += Duration::from_millis(ms);
-                        state.expire(now);
-                    }
-                }
-                for (entry, lease) in state.entries.values() {
-                    prop_assert!(state.leases[lease].keys.contains(&entry.key), "a key outlived its lease");
-                    prop_assert!(state.leases[lease].ends > now, "a lease outlived its time");
-                }
-            }
-            for change in state.since("/", Revision(0)).unwrap() {
-                match change {
-                    Change::Put(entry) => drop(replayed.insert(entry.key, entry.modified)),
-                    Change::Delete { key, .. } => drop(replayed.remove(&key)),
-                }
-            }
-            let listed = state.list("/").1.into_iter().map(|entry| (entry.key, entry.modified)).collect();
-            prop_assert_eq!(replayed, listed, "the history does not lead to the present");
-        }
-    }
-
-    #[test]
-    fn a_watch_from_before_the_history_is_told_so() {
-        let mut state = State::default();
-        let lease = state.grant(Duration::ZERO, Duration::from_secs(1));
-        for _ in 0..HISTORY + 10 {
-            state.commit(&[], vec![put("/a", lease)]).unwrap();
-        }
-        assert_eq!(state.since("/", Revision(5)), Err(RegistryError::Compacted(Revision(5))));
-        assert_eq!(state.since("/", Revision(10)).unwrap().len(), HISTORY);
-    }
-}
+mod tests;

@@ -106,6 +106,9 @@ pub enum RegistryError {
         /// What is wrong.
         problem: String,
     },
+    /// A claim of no worker, or of one worker twice.
+    #[error("a claim names at least one worker, and each of them once")]
+    Malformed,
     /// A worker that was to be claimed is gone, or claimed by another.
     #[error("a worker is gone or claimed already")]
     Taken,
@@ -117,7 +120,7 @@ pub enum RegistryError {
 /// Changes under a prefix, in order. Bounded: a reader that falls behind gets [`RegistryError::Behind`] and the end.
 pub type Watch = mpsc::Receiver<Result<Change, RegistryError>>;
 
-/// A store of keys under leases. Every call ends within a bounded time.
+/// A store of keys under leases. A [`crate::Registry`] bounds every call in time.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// A new lease that ends unless it is kept alive within `ttl`.

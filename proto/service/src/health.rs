@@ -1,16 +1,22 @@
 //! Health by progress: a process that makes no tokens while work waits is not healthy, whatever else it says.
 
+mod progress;
+
 use std::{
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use parking_lot::Mutex;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
     server::{HealthReporter, HealthService as TonicHealth},
 };
+
+use progress::Progress;
 
 /// How often the reported status follows the state.
 const TICK: Duration = Duration::from_millis(100);
@@ -22,40 +28,8 @@ pub enum Phase {
     Starting,
     /// It serves.
     Serving,
-    /// It finishes what it has.
+    /// It finishes what it has. It enters no other phase any more.
     Draining,
-}
-
-/// The state behind the status; time is passed in.
-#[derive(Debug)]
-struct Progress {
-    phase: Phase,
-    /// Since when work has waited without progress; `None` while none waits.
-    stalled_since: Option<Duration>,
-    patience: Duration,
-}
-
-impl Progress {
-    fn problem(&self, now: Duration) -> Option<&'static str> {
-        match self.phase {
-            Phase::Starting => Some("starting"),
-            Phase::Draining => Some("draining"),
-            Phase::Serving => {
-                let stalled = self.stalled_since.is_some_and(|since| now.saturating_sub(since) > self.patience);
-                stalled.then_some("no progress while work waits")
-            }
-        }
-    }
-
-    fn work_waits(&mut self, now: Duration, waits: bool) {
-        self.stalled_since = waits.then(|| self.stalled_since.unwrap_or(now));
-    }
-
-    fn progressed(&mut self, now: Duration) {
-        if self.stalled_since.is_some() {
-            self.stalled_since = Some(now);
-        }
-    }
 }
 
 struct Inner {
@@ -73,13 +47,12 @@ pub type HealthService = HealthServer<TonicHealth>;
 impl Health {
     /// Starting; without progress for `patience` while work waits, it counts as not serving.
     pub fn new(patience: Duration) -> Self {
-        let progress = Progress { phase: Phase::Starting, stalled_since: None, patience };
-        Self(Arc::new(Inner { start: Instant::now(), progress: Mutex::new(progress) }))
+        Self(Arc::new(Inner { start: Instant::now(), progress: Mutex::new(Progress::new(patience)) }))
     }
 
-    /// Enters a phase.
+    /// Enters a phase; one that drains stays in that.
     pub fn enter(&self, phase: Phase) {
-        self.0.progress.lock().phase = phase;
+        self.0.progress.lock().enter(phase);
     }
 
     /// Says whether work waits for this process.
@@ -97,56 +70,58 @@ impl Health {
         self.0.progress.lock().problem(self.0.start.elapsed())
     }
 
-    /// The gRPC health service for the whole process and the services named; its status follows this health.
+    fn status(&self) -> ServingStatus {
+        if self.problem().is_none() { ServingStatus::Serving } else { ServingStatus::NotServing }
+    }
+
+    /// The gRPC health service for the whole process (`""`) and the services named; its status follows this health.
+    /// Must be called inside a tokio runtime.
     pub fn service(&self, services: &[&'static str]) -> HealthService {
         let reporter = HealthReporter::new();
         let service = HealthServer::new(TonicHealth::from_health_reporter(reporter.clone()));
-        tokio::spawn(follow(Arc::downgrade(&self.0), reporter, services.to_vec()));
-        service
+        let mut report = Report { reporter, services: services.iter().copied().chain([""]).collect() };
+        // Nobody else knows the reporter yet, so this does not wait; and nobody sees a status that is not true.
+        let _ = report.tell(self.status()).now_or_never();
+        tokio::spawn(follow(Arc::downgrade(&self.0), report));
+        service.accept_compressed(Gzip).send_compressed(Gzip)
     }
 }
 
-async fn follow(health: Weak<Inner>, reporter: HealthReporter, services: Vec<&'static str>) {
-    let mut reported = None;
+/// What callers of the health service are told.
+struct Report {
+    reporter: HealthReporter,
+    services: Vec<&'static str>,
+}
+
+impl Report {
+    async fn tell(&mut self, status: ServingStatus) {
+        for service in &self.services {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+
+    /// Ends the streams of those who watch: they never leave by themselves, and a server that stops would wait for them.
+    async fn dismiss(&mut self) {
+        for service in &self.services {
+            self.reporter.set_service_status(service, ServingStatus::NotServing).await;
+            self.reporter.clear_service_status(service).await;
+            self.reporter.set_service_status(service, ServingStatus::NotServing).await;
+        }
+    }
+}
+
+async fn follow(health: Weak<Inner>, mut report: Report) {
+    let mut told = None;
     let mut tick = tokio::time::interval(TICK);
     loop {
         tick.tick().await;
-        let Some(health) = health.upgrade() else { return };
-        let serving = Health(health).problem().is_none();
-        if reported == Some(serving) {
-            continue;
+        let Some(inner) = health.upgrade() else { return };
+        if inner.progress.lock().is_draining() {
+            return report.dismiss().await;
         }
-        reported = Some(serving);
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in services.iter().chain(&[""]) {
-            reporter.set_service_status(service, status).await;
+        let status = Health(inner).status();
+        if told.replace(status) != Some(status) {
+            report.tell(status).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn serving() -> Progress {
-        Progress { phase: Phase::Serving, stalled_since: None, patience: Duration::from_secs(5) }
-    }
-
-    #[test]
-    fn idleness_is_healthy() {
-        assert_eq!(serving().problem(Duration::from_secs(1000)), None);
-    }
-
-    #[test]
-    fn work_without_progress_is_not() {
-        let mut progress = serving();
-        progress.work_waits(Duration::from_secs(1), true);
-        progress.work_waits(Duration::from_secs(4), true);
-        assert_eq!(progress.problem(Duration::from_secs(6)), None);
-        assert!(progress.problem(Duration::from_secs(7)).is_some(), "waiting anew does not start the time again");
-        progress.progressed(Duration::from_secs(7));
-        assert_eq!(progress.problem(Duration::from_secs(11)), None);
-        progress.work_waits(Duration::from_secs(11), false);
-        assert_eq!(progress.problem(Duration::from_secs(100)), None);
     }
 }

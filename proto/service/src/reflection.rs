@@ -1,7 +1,17 @@
 //! Reflection, in the version of today and in the one that many tools still ask for.
 
-use tonic::service::RoutesBuilder;
-use tonic_reflection::server::Builder;
+use tonic::{codec::CompressionEncoding::Gzip, service::RoutesBuilder};
+use tonic_reflection::{pb, server::Builder};
+
+/// Services that every process has.
+const COMMON: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+const DESCRIPTORS: [&[u8]; 4] = [
+    tessera_proto::FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    pb::v1::FILE_DESCRIPTOR_SET,
+    pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
 
 /// Descriptors that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -11,12 +21,11 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// Adds reflection v1 and v1alpha over `services` of Tessera's schema, health, and reflection itself.
 pub fn reflection(routes: &mut RoutesBuilder, services: &[&str]) -> Result<(), ReflectionError> {
     let builder = || {
-        let described = Builder::configure()
-            .register_encoded_file_descriptor_set(tessera_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("grpc.health.v1.Health");
-        services.iter().fold(described, |builder, service| builder.with_service_name(*service))
+        let builder = Builder::configure().include_reflection_service(false);
+        let builder = DESCRIPTORS.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
+        services.iter().chain(&COMMON).fold(builder, |builder, service| builder.with_service_name(*service))
     };
-    routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+    routes.add_service(builder().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip));
+    routes.add_service(builder().build_v1alpha()?.accept_compressed(Gzip).send_compressed(Gzip));
     Ok(())
 }

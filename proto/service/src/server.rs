@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use futures::StreamExt;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -9,6 +10,8 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use tracing::warn;
+
+use crate::connection::Connection;
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -50,17 +53,21 @@ pub async fn bind(address: SocketAddr) -> Result<Bound, ServeError> {
     taken.await.map_err(|error| ServeError::Bind { address, error })
 }
 
-/// Serves until `stop` is cancelled, then lets calls in progress end, no longer than `grace`.
+/// Serves until `stop` is cancelled, then lets calls in progress end, no longer than `grace`. When this returns, or is
+/// dropped, no connection is left.
 pub async fn serve(bound: Bound, routes: Routes, stop: CancellationToken, grace: Duration) -> Result<(), ServeError> {
     let Bound { listener, address } = bound;
+    let cut = CancellationToken::new();
+    let _at_the_end = cut.clone().drop_guard();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map(move |stream| stream.map(|stream| Connection::new(stream, &cut)));
     let server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(32 << 20)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let bounded = async {
         stop.cancelled().await;
         tokio::time::sleep(grace).await;

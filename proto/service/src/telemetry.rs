@@ -1,49 +1,22 @@
 //! Logs to standard error, and spans by OTLP where an endpoint is configured.
 
-use std::{io::stderr, time::Duration};
+use std::{
+    io::{IsTerminal, stderr},
+    time::Duration,
+};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{LevelFilter, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For a person.
-    #[default]
-    Human,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What to tell, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TelemetryConfig {
-    /// Name of the process in traces.
-    pub service: String,
-    /// Which log lines, as `tracing`'s filter says it: `info`, `tessera_router=debug`.
-    pub filter: String,
-    /// How they look.
-    pub format: LogFormat,
-    /// Where spans go by OTLP over gRPC; nowhere when `None`.
-    pub otlp_endpoint: Option<String>,
-}
-
-impl TelemetryConfig {
-    /// From `TESSERA_LOG`, `TESSERA_LOG_FORMAT` (`human`, `json`) and `OTEL_EXPORTER_OTLP_ENDPOINT`.
-    /// `filter` holds where the first is unset.
-    pub fn from_env(service: &str, filter: &str) -> Self {
-        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-        let json = variable("TESSERA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
-        Self {
-            service: service.to_owned(),
-            filter: variable("TESSERA_LOG").unwrap_or_else(|| filter.to_owned()),
-            format: if json { LogFormat::Json } else { LogFormat::Human },
-            otlp_endpoint: variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
-        }
-    }
-}
+use crate::{LogFormat, TelemetryConfig};
 
 /// Telemetry that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -83,16 +56,25 @@ impl Telemetry {
         let filter = EnvFilter::try_new(&config.filter);
         let filter =
             filter.map_err(|error| TelemetryError::Filter { filter: config.filter.clone(), problem: error.to_string() })?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
+        let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
         let lines = match config.format {
             LogFormat::Human => lines.boxed(),
             LogFormat::Json => lines.json().boxed(),
         };
         let spans = config.otlp_endpoint.as_deref().map(|endpoint| provider(&config.service, endpoint)).transpose()?;
-        let exported = spans.as_ref().map(|spans| tracing_opentelemetry::layer().with_tracer(spans.tracer("tessera")));
+        let exported = spans.as_ref().map(|spans| {
+            let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer("tessera"));
+            layer.with_filter(filter_fn(is_exported).with_max_level_hint(LevelFilter::INFO))
+        });
         let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
         Ok(Self { spans })
     }
+}
+
+/// Tessera's own spans, whatever the logs show. The libraries below make spans for every frame they send, the exporter's
+/// own frames too.
+fn is_exported(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("tessera") && *metadata.level() <= Level::INFO
 }
 
 fn provider(service: &str, endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use tessera_proto::v1::{self, finished::Matched, generate_response::Event as WireEvent};
 use tessera_prompt::Tokenizer;
+use tessera_proto::v1::{self, finished::Matched, generate_response::Event as WireEvent};
 use tessera_types::{Grid, TokenId, TokenLogprob};
 
 use crate::{

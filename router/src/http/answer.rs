@@ -55,6 +55,13 @@ impl Answer {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(api: Api) -> Self {
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let (id, model) = ("answer".into(), "model".into());
+        Self { api, id, model, created: 0, tokenizer, prompt_tokens: 1, choices: 1, prompt_ids: None, with_logprobs: false }
+    }
+
     /// A body with `choices` in it.
     pub(crate) fn envelope<'a, C>(
         &'a self,

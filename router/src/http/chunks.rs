@@ -35,7 +35,9 @@ impl Chunks {
         match event {
             Event::Delta(delta) => self.delta(delta, out),
             Event::Finished(finished) => self.finished(finished, out),
-            Event::Usage(usage) if self.delivery.include_usage => self.chunk::<ChunkChoice<'_>>(&[], Some(Some(usage.into())), out),
+            Event::Usage(usage) if self.delivery.include_usage => {
+                self.chunk::<ChunkChoice<'_>>(&[], Some(Some(usage.into())), out)
+            }
             Event::Usage(_) => {}
         }
     }

@@ -74,7 +74,9 @@ mod tests {
             assert!(matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Some(Input::Text(text)) if text == "Hi"));
         }
         for prompt in [json!([1, 2]), json!([[1, 2]])] {
-            assert!(matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Some(Input::Tokens { ids, .. }) if ids == [1, 2]));
+            assert!(
+                matches!(read(json!({ "prompt": prompt })).unwrap().0.input, Some(Input::Tokens { ids, .. }) if ids == [1, 2])
+            );
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) fn write_data(body: &impl Serialize, out: &mut Vec<u8>) {
 
 /// A response that streams the events as chunks. An error on the way is an event too, since the status is sent.
 pub(crate) fn respond(events: impl Stream<Item = Result<Event, RequestError>> + Send + 'static, chunks: Chunks) -> Response {
-    let sender = Sender { events: Box::pin(events), chunks, quiet: Box::pin(sleep(KEEP_ALIVE)), spoke: Instant::now(), done: false };
+    let sender = Sender::new(events, chunks, KEEP_ALIVE);
     let bytes = futures::stream::unfold(sender, |mut sender| async move {
         let bytes = sender.next().await?;
         Some((Ok::<_, Infallible>(bytes), sender))
@@ -46,11 +46,21 @@ struct Sender {
     events: Pin<Box<dyn Stream<Item = Result<Event, RequestError>> + Send>>,
     chunks: Chunks,
     quiet: Pin<Box<Sleep>>,
+    keep_alive: Duration,
     spoke: Instant,
     done: bool,
 }
 
 impl Sender {
+    fn new(
+        events: impl Stream<Item = Result<Event, RequestError>> + Send + 'static,
+        chunks: Chunks,
+        keep_alive: Duration,
+    ) -> Self {
+        let quiet = Box::pin(sleep(keep_alive));
+        Self { events: Box::pin(events), chunks, quiet, keep_alive, spoke: Instant::now(), done: false }
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         if self.done {
             return None;
@@ -62,12 +72,12 @@ impl Sender {
                 event = self.events.next() => self.write(event, &mut out),
                 // The timer is set anew only when it fires, not for every token.
                 () = &mut self.quiet => {
-                    let due = self.spoke + KEEP_ALIVE;
+                    let due = self.spoke + self.keep_alive;
                     if due <= Instant::now() {
                         out.extend_from_slice(b": keep-alive\n\n");
                         self.spoke = Instant::now();
                     }
-                    self.quiet.as_mut().reset(self.spoke + KEEP_ALIVE);
+                    self.quiet.as_mut().reset(self.spoke + self.keep_alive);
                 }
             }
             for _ in 1..TOGETHER {
@@ -93,5 +103,42 @@ impl Sender {
                 self.done = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::Delta,
+        http::{
+            answer::{Answer, Api},
+            sampling::Delivery,
+        },
+    };
+
+    #[tokio::test]
+    async fn a_quiet_stream_is_kept_open_by_comments() {
+        let delta = Event::Delta(Delta { text: "Hi".into(), ..Delta::default() });
+        let events = futures::stream::once(std::future::ready(Ok(delta))).chain(futures::stream::pending());
+        let chunks = Chunks::new(Answer::for_tests(Api::Chat), Delivery::default());
+        let mut sender = Sender::new(events, chunks, Duration::from_millis(1));
+        assert!(sender.next().await.unwrap().starts_with(b"data: {"));
+        for _ in 0..3 {
+            assert_eq!(sender.next().await.unwrap(), ": keep-alive\n\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_are_ready_together_go_out_together_and_nothing_follows_done() {
+        let delta = |text: &str| Ok(Event::Delta(Delta { text: text.into(), ..Delta::default() }));
+        let events = futures::stream::iter([delta("a"), delta("b"), Err(RequestError::internal("broken"))]);
+        let chunks = Chunks::new(Answer::for_tests(Api::Text), Delivery::default());
+        let mut sender = Sender::new(events, chunks, KEEP_ALIVE);
+        let text = sender.next().await.unwrap();
+        let text = str::from_utf8(&text).unwrap();
+        assert_eq!(text.matches("data: ").count(), 4);
+        assert!(text.contains("broken") && text.ends_with("data: [DONE]\n\n"));
+        assert_eq!(sender.next().await, None);
     }
 }

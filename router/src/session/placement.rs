@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 use super::{MAX_LOSSES, Session, upstream::Upstream};
 use crate::{RequestError, event::Accepted, replicas::Replica};
 
-/// How soon clients are told to come back when there is no replica.
-const COME_BACK: Duration = Duration::from_secs(2);
+/// How soon clients are told to come back when there is no replica, or no router.
+pub(super) const COME_BACK: Duration = Duration::from_secs(2);
 /// The pause before every replica is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -43,7 +43,10 @@ impl Session {
     /// client sees a pause rather than a broken stream.
     pub(super) async fn place(&mut self) -> Result<(), RequestError> {
         if self.losses > MAX_LOSSES {
-            return Err(RequestError::unavailable(format!("{MAX_LOSSES} replicas in a row were lost with this request"), COME_BACK));
+            return Err(RequestError::unavailable(
+                format!("{MAX_LOSSES} replicas in a row were lost with this request"),
+                COME_BACK,
+            ));
         }
         let moved = self.accepted.is_some();
         let patience = if moved { self.patience.failover } else { self.patience.start };

@@ -49,18 +49,24 @@ async fn an_input_that_is_missing_or_empty_is_named() {
     let house = House::of(Script::default()).await;
     names(&house, "input", v1::GenerateRequest::default()).await;
     names(&house, "messages", messages(vec![])).await;
-    names(&house, "messages[0].parts", messages(vec![("user", vec![])])).await;
+    names(&house, "messages[0]", messages(vec![("user", vec![])])).await;
     names(&house, "messages[0].parts[1]", messages(vec![("user", vec![text_part("a"), v1::Part::default()])])).await;
     names(&house, "messages[1].role", messages(vec![("user", vec![text_part("a")]), ("oracle", vec![text_part("b")])])).await;
-    names(&house, "messages[0].parts[0].image", messages(vec![("user", vec![v1::Part { part: Some(v1::part::Part::Image(v1::Image::default())) }])])).await;
+    names(
+        &house,
+        "messages[0].parts[0].image",
+        messages(vec![("user", vec![v1::Part { part: Some(v1::part::Part::Image(v1::Image::default())) }])]),
+    )
+    .await;
     assert_eq!(house.seen().calls(), 0);
 }
 
 #[tokio::test]
 async fn an_order_of_roles_that_has_no_layout_is_named() {
     let house = House::of(Script::default()).await;
-    names(&house, "messages", messages(vec![("system", vec![text_part("Be brief.")])])).await;
-    names(&house, "messages[0].parts[0].image", messages(vec![("system", vec![data(png(16, 16))]), ("user", vec![text_part("a")])])).await;
+    names(&house, "messages[1].role", messages(vec![("user", vec![text_part("a")]), ("assistant", vec![text_part("b")])])).await;
+    names(&house, "messages[0].parts[0]", messages(vec![("system", vec![data(png(16, 16))]), ("user", vec![text_part("a")])]))
+        .await;
 }
 
 #[tokio::test]
@@ -73,7 +79,13 @@ async fn images_that_cannot_be_used_are_named() {
     let half = png(300, 200);
     names(&house, field, second(data(half[..half.len() / 2].to_vec()))).await;
     names(&house, field, second(data(huge_png()))).await;
-    for uri in ["data:image/png;base64,@@@@", "data:image/png,plain", "data:image/png;base64", "image/png;base64,aGk=", "data:image/png;base64,aGk="] {
+    for uri in [
+        "data:image/png;base64,@@@@",
+        "data:image/png,plain",
+        "data:image/png;base64",
+        "image/png;base64,aGk=",
+        "data:image/png;base64,aGk=",
+    ] {
         names(&house, field, second(image_part(Source::DataUri(uri.into())))).await;
     }
     names(&house, field, second(image_part(Source::Url("https://example.com/a.png".into())))).await;
@@ -151,7 +163,9 @@ async fn prompts_of_token_ids_are_checked_like_any_other() {
     let answer = house.client().await.generate_once(tokens(row.clone(), vec![png(32, 16)])).await.unwrap().into_inner();
     assert_eq!(answer.accepted.unwrap().image_tokens, 3);
     assert_eq!(house.seen().last().images[0].at, 1);
-    for (ids, images) in [(row.clone(), vec![]), (row.clone(), vec![png(16, 16)]), (vec![1, 1065], vec![png(32, 16)]), (row, vec![png(32, 16); 2])] {
+    for (ids, images) in
+        [(row.clone(), vec![]), (row.clone(), vec![png(16, 16)]), (vec![1, 1065], vec![png(32, 16)]), (row, vec![png(32, 16); 2])]
+    {
         let status = refusal(&house, tokens(ids.clone(), images)).await;
         let fields = violations(&status);
         assert!(status.code() == Code::InvalidArgument && fields[0].0.starts_with("tokens"), "{ids:?}: {status:?}");

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tessera_proto::{retry_after, retry_delay, v1, v1::generate_response::Event};
+use tessera_registry::ReplicaRecord;
 use tonic::{Code, Status};
 
 use crate::{
-    fake::Script,
+    fake::{Fake, Script},
     harness::{House, ask, config, eventually},
 };
 
@@ -34,13 +35,19 @@ async fn run(house: &House, sampling: v1::Sampling) -> Result<(String, Vec<u32>,
 async fn a_broken_stream_goes_on_elsewhere_without_losing_or_repeating_a_token() {
     let whole = House::of(Script::default()).await;
     let expected = run(&whole, v1::Sampling::default()).await.unwrap();
-    for status in [None, Some(Status::unavailable("gone")), Some(Status::internal("a rank died")), Some(Status::cancelled("shutdown"))] {
+    for status in
+        [None, Some(Status::unavailable("gone")), Some(Status::internal("a rank died")), Some(Status::cancelled("shutdown"))]
+    {
         for after in [0, 1, 20] {
             // Every replica breaks its first stream; what is left is short enough in the end.
             let broken = Script { break_after: Some((after, status.clone())), ..Script::default() };
             let house = House::with(config(), vec![broken, Script { queued_tokens: 1 << 20, ..Script::default() }]).await;
             let got = run(&house, v1::Sampling { seed: Some(expected.2.seed), ..Default::default() }).await.unwrap();
-            assert_eq!((&got.0, &got.1, got.2.matched.clone()), (&expected.0, &expected.1, expected.2.matched.clone()), "{status:?} after {after}");
+            assert_eq!(
+                (&got.0, &got.1, got.2.matched.clone()),
+                (&expected.0, &expected.1, expected.2.matched.clone()),
+                "{status:?} after {after}"
+            );
             let replay = house.fakes[1].seen.last();
             assert_eq!(replay.sequences[0].generated, expected.1[..after]);
             assert_eq!(replay.sequences[0].sampling.as_ref().unwrap().seed, expected.2.seed);
@@ -110,7 +117,10 @@ async fn a_replica_that_becomes_ready_while_a_request_waits_serves_it() {
 
 #[tokio::test]
 async fn a_full_replica_is_passed_over_and_when_all_are_full_its_retry_time_is_told() {
-    let full = Script { refuse: Some(retry_after(Code::ResourceExhausted, "the queue is full", Duration::from_secs(7))), ..Script::default() };
+    let full = Script {
+        refuse: Some(retry_after(Code::ResourceExhausted, "the queue is full", Duration::from_secs(7))),
+        ..Script::default()
+    };
     let busy = Script { queued_tokens: 1 << 20, ..Script::default() };
     let house = House::with(config(), vec![full.clone(), busy]).await;
     assert_eq!(run(&house, v1::Sampling::default()).await.unwrap().0, Script::default().answer);
@@ -154,4 +164,20 @@ async fn the_replica_with_the_least_to_do_is_chosen() {
         run(&house, v1::Sampling::default()).await.unwrap();
     }
     assert_eq!((house.fakes[0].seen.calls(), house.fakes[1].seen.calls()), (0, 5));
+}
+
+#[tokio::test]
+async fn replicas_come_and_go_with_the_registry() {
+    let house = House::of(Script::default()).await;
+    let new = Fake::start(Script::default()).await;
+    let record = ReplicaRecord { id: "new".into(), address: new.address.to_string(), ..Default::default() };
+    house.registry.put_replica(house.lease.id(), &record).await.unwrap();
+    eventually("the new replica is known", || house.ready() == 2).await;
+    house.registry.remove_replica("replica-0").await.unwrap();
+    eventually("the old one is forgotten", || house.ready() == 1).await;
+    run(&house, v1::Sampling::default()).await.unwrap();
+    assert_eq!((house.seen().calls(), new.seen.calls()), (0, 1));
+    let draining = ReplicaRecord { draining: true, ..record };
+    house.registry.put_replica(house.lease.id(), &draining).await.unwrap();
+    eventually("a replica that drains takes nothing new", || house.ready() == 0).await;
 }

@@ -21,9 +21,9 @@ use tessera_proto::internal::{
     generate_event::Event,
 };
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 /// The end token.
 pub(crate) const END: u32 = 2;
@@ -103,7 +103,9 @@ impl Fake {
         let fake = Self { script: Arc::new(Mutex::new(script)), seen: Arc::default(), address, dead: CancellationToken::new() };
         let service = CoordinatorServer::new(fake.clone()).max_decoding_message_size(1 << 30);
         let dead = fake.dead.clone();
-        let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         tokio::spawn(async move { dead.run_until_cancelled(server).await });
         fake
     }

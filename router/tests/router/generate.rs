@@ -28,7 +28,8 @@ fn text(events: &[Event], index: u32) -> String {
 }
 
 fn finished(events: &[Event], index: u32) -> &v1::Finished {
-    let ends: Vec<_> = events.iter().filter_map(|event| if let Event::Finished(end) = event { Some(end) } else { None }).collect();
+    let ends: Vec<_> =
+        events.iter().filter_map(|event| if let Event::Finished(end) = event { Some(end) } else { None }).collect();
     let ends: Vec<_> = ends.into_iter().filter(|end| end.index == index).collect();
     assert_eq!(ends.len(), 1, "one end a sequence");
     ends[0]

@@ -36,9 +36,12 @@ async fn text_that_looks_like_a_control_token_is_text() {
 async fn gzip_is_taken_and_sent() {
     let house = House::of(Script::default()).await;
     let channel = Endpoint::from_shared(house.grpc.clone()).unwrap().connect().await.unwrap();
-    let mut client = InferenceClient::new(channel).send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+    let mut client =
+        InferenceClient::new(channel).send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
     let answer = client.generate_once(chat(vec![text_part(&"word ".repeat(300))])).await.unwrap();
     assert_eq!(answer.metadata().get("grpc-encoding").unwrap(), "gzip");
+    let stream = client.generate(ask(v1::Sampling::default())).await.unwrap();
+    assert!(stream.metadata().get("grpc-encoding").is_none(), "small messages are not compressed");
     assert_eq!(answer.into_inner().completions[0].text, Script::default().answer);
 }
 

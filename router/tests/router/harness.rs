@@ -16,9 +16,9 @@ pub(crate) struct House {
     pub(crate) grpc: String,
     pub(crate) http: String,
     pub(crate) fakes: Vec<Fake>,
-    _registry: Registry,
+    pub(crate) registry: Registry,
     shutdown: CancellationToken,
-    _lease: Kept,
+    pub(crate) lease: Kept,
     router: RouterHandle,
 }
 
@@ -60,7 +60,7 @@ impl House {
         let shutdown = CancellationToken::new();
         let router = tessera_router::run(config, registry.clone(), shutdown.clone()).await.unwrap();
         let (grpc, http) = (format!("http://{}", router.grpc), format!("http://{}", router.http));
-        let house = Self { grpc, http, fakes, _registry: registry, shutdown, _lease: lease, router: router };
+        let house = Self { grpc, http, fakes, registry, shutdown, lease, router: router };
         house.settle().await;
         house
     }
@@ -71,6 +71,11 @@ impl House {
         eventually("the router knows its replicas", || self.ready() == ready).await;
     }
 
+    /// Asks the router to end.
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.cancel();
+    }
+
     /// Replicas that the router takes to be ready.
     pub(crate) fn ready(&self) -> usize {
         self.router.ready_replicas()
@@ -78,6 +83,10 @@ impl House {
 
     pub(crate) fn seen(&self) -> &crate::fake::Seen {
         &self.fakes[0].seen
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::from_shared(self.grpc.clone()).unwrap().connect().await.unwrap()
     }
 
     pub(crate) async fn client(&self) -> InferenceClient<Channel> {
@@ -122,10 +131,7 @@ pub(crate) fn image_part(source: v1::image::Source) -> v1::Part {
 
 pub(crate) fn chat(parts: Vec<v1::Part>) -> v1::GenerateRequest {
     let messages = vec![v1::Message { role: "user".into(), parts }];
-    v1::GenerateRequest {
-        input: Some(v1::generate_request::Input::Messages(v1::Messages { messages })),
-        ..Default::default()
-    }
+    v1::GenerateRequest { input: Some(v1::generate_request::Input::Messages(v1::Messages { messages })), ..Default::default() }
 }
 
 /// A question with sampling parameters.

@@ -66,8 +66,12 @@ async fn statuses_are_those_of_openais_api() {
     let mut config = config();
     config.limits.max_body_bytes = 20_000;
     let house = House::with(config, vec![Script::default()]).await;
-    let (status, error_body) = error(&house, CHAT, r#"{"model": "gpt-2", "messages": [{"role": "user", "content": "Hi"}]}"#).await;
-    assert_eq!((status, error_body["code"].as_str(), error_body["param"].as_str()), (404, Some("model_not_found"), Some("model")));
+    let (status, error_body) =
+        error(&house, CHAT, r#"{"model": "gpt-2", "messages": [{"role": "user", "content": "Hi"}]}"#).await;
+    assert_eq!(
+        (status, error_body["code"].as_str(), error_body["param"].as_str()),
+        (404, Some("model_not_found"), Some("model"))
+    );
     let long = HELLO.replace("Hello", &"x".repeat(10_000));
     let (status, error_body) = error(&house, CHAT, long).await;
     assert_eq!((status, error_body["code"].as_str()), (400, Some("context_length_exceeded")));
@@ -86,13 +90,19 @@ async fn models_and_health_and_metrics_are_told() {
     let house = House::of(Script::default()).await;
     let (status, models) = house.get("/v1/models").await;
     let models: Value = serde_json::from_str(&models).unwrap();
-    assert_eq!((status, models["data"][0]["id"].as_str(), models["data"][0]["max_model_len"].as_u64()), (200, Some("bytes"), Some(4096)));
+    assert_eq!(
+        (status, models["data"][0]["id"].as_str(), models["data"][0]["max_model_len"].as_u64()),
+        (200, Some("bytes"), Some(4096))
+    );
     assert_eq!(house.get("/v1/models/bytes").await.0, 200);
     assert_eq!(house.get("/v1/models/gpt-2").await.0, 404);
     assert_eq!(house.get("/health").await.0, 200);
     house.post(CHAT, HELLO).await.bytes().await.unwrap();
     let (status, text) = house.get("/metrics").await;
-    assert!(status == 200 && text.contains("tessera_generated_tokens_total") && text.contains("tessera_time_to_first_token_seconds"), "{text}");
+    assert!(
+        status == 200 && text.contains("tessera_generated_tokens_total") && text.contains("tessera_time_to_first_token_seconds"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -114,7 +124,9 @@ async fn garbled_and_half_closed_connections_do_no_harm() {
     let house = House::of(Script::default()).await;
     let whole = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{HELLO}", HELLO.len());
     let cut = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n{{");
-    for bytes in [&b""[..], b"\x00\xff\x00\xff", b"GET", b"POST /v1/chat/completions HTTP/1.1\r\n", cut.as_bytes(), whole.as_bytes()] {
+    for bytes in
+        [&b""[..], b"\x00\xff\x00\xff", b"GET", b"POST /v1/chat/completions HTTP/1.1\r\n", cut.as_bytes(), whole.as_bytes()]
+    {
         half_closed(&house, bytes).await;
     }
     assert_eq!(house.post(CHAT, HELLO).await.status(), 200);

@@ -73,7 +73,13 @@ async fn urls_that_lead_inside_are_refused_by_name_and_nobody_is_asked() {
     config.fetch.hosts = tessera_router::Hosts::Any;
     let house = House::with(config, vec![Script::default()]).await;
     let inside = host(png(16, 16)).await;
-    for url in [inside.clone(), inside.replace("127.0.0.1", "localhost"), "http://169.254.169.254/latest/meta-data".into(), "http://[::1]/".into(), "http://10.0.0.1/".into()] {
+    for url in [
+        inside.clone(),
+        inside.replace("127.0.0.1", "localhost"),
+        "http://169.254.169.254/latest/meta-data".into(),
+        "http://[::1]/".into(),
+        "http://10.0.0.1/".into(),
+    ] {
         let request = chat(vec![text_part("What?"), image_part(Source::Url(url.clone()))]);
         let status = house.client().await.generate_once(request).await.unwrap_err();
         assert_eq!(violations(&status)[0].0, "messages[0].parts[1].image", "{url}: {status:?}");
@@ -85,7 +91,9 @@ async fn urls_that_lead_inside_are_refused_by_name_and_nobody_is_asked() {
 async fn a_dry_run_counts_images_that_are_given_by_their_size_alone() {
     let house = House::of(Script::default()).await;
     let mut client = house.client().await;
-    let Some(v1::generate_request::Input::Messages(messages)) = chat(vec![image_part(Source::Data(png(32, 16).into())), text_part("Hi")]).input else {
+    let Some(v1::generate_request::Input::Messages(messages)) =
+        chat(vec![image_part(Source::Data(png(32, 16).into())), text_part("Hi")]).input
+    else {
         panic!("messages")
     };
     let sizes = [(1024, 1024), (2048, 1024), (1, 4000)].map(|(width, height)| v1::ImageSize { width, height });
@@ -95,7 +103,8 @@ async fn a_dry_run_counts_images_that_are_given_by_their_size_alone() {
         ..Default::default()
     };
     let count = client.count_tokens(request.clone()).await.unwrap().into_inner();
-    let costs: Vec<_> = count.images.iter().map(|image| (image.width, image.height, image.rows, image.cols, image.tokens)).collect();
+    let costs: Vec<_> =
+        count.images.iter().map(|image| (image.width, image.height, image.rows, image.cols, image.tokens)).collect();
     assert_eq!(costs, [(32, 16, 1, 2, 3), (1024, 1024, 64, 64, 64 * 65), (2048, 1024, 32, 64, 32 * 65), (1, 4000, 64, 1, 128)]);
     let text_and_control = 3 + 2;
     assert_eq!(count.prompt_tokens, text_and_control + 3 + 64 * 65 + 32 * 65 + 128);

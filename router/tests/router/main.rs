@@ -1,12 +1,14 @@
 //! The router over real gRPC and real HTTP, in front of coordinators that do as they are told.
 
 mod bad_input;
-mod fake;
 mod failover;
+mod fake;
 mod generate;
+mod golden;
 mod grpc;
 mod harness;
 mod http;
 mod images;
+mod life;
 mod openai;
 mod overload;

@@ -33,7 +33,10 @@ fn main() {
     let one_busy = decode(1);
     let two_busy = decode(2);
     drop(busy);
-    println!("with a foreign busy process: one rank {one_busy:.0}/s; two ranks {two_busy:.0}/s, {:.2} of one", two_busy / one_busy);
+    println!(
+        "with a foreign busy process: one rank {one_busy:.0}/s; two ranks {two_busy:.0}/s, {:.2} of one",
+        two_busy / one_busy
+    );
 }
 
 /// A process that keeps a core busy until dropped.

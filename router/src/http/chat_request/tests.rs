@@ -78,7 +78,10 @@ fn what_is_wrong_is_named() {
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
         (json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}), "messages[0].content[0].text"),
         (json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}), "messages[0].content[0].type"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}), "messages[0].content[0].image_url.url"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
+            "messages[0].content[0].image_url.url",
+        ),
         (with(json!({"temperature": "hot"})), "temperature"),
         (with(json!({"n": -1})), "n"),
         (with(json!({"max_tokens": 1.5})), "max_tokens"),
@@ -97,7 +100,10 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn harmless_values_of_what_is_not_supported_pass() {
-    assert!(read(with(json!({"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]}))).is_ok());
+    assert!(
+        read(with(json!({"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]})))
+            .is_ok()
+    );
 }
 
 #[test]

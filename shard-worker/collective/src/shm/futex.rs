@@ -7,10 +7,8 @@ use std::{ptr, sync::atomic::AtomicU32, time::Duration};
 /// Sleeps until the word is woken, no longer than `timeout`; returns at once when it does not hold `expected`.
 /// May return early for no reason.
 pub(super) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: timeout.as_secs() as libc::time_t,
-        tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
-    };
+    let timeout =
+        libc::timespec { tv_sec: timeout.as_secs() as libc::time_t, tv_nsec: libc::c_long::from(timeout.subsec_nanos()) };
     // SAFETY: the word outlives the call, and the timeout is a valid timespec on this stack. The futex is not private,
     // since ranks may be processes.
     unsafe {

@@ -80,6 +80,11 @@ impl Shm {
 
     /// Sums a range of what was just exchanged.
     fn sum(&self, run: &mut [f32], range: Range<usize>) {
+        if self.size == 2 {
+            // Two numbers have the same sum in either order, and this rank's are at hand.
+            let theirs = &self.part::<f32>(1 - self.rank, run.len())[range.clone()];
+            return run[range].iter_mut().zip(theirs).for_each(|(own, theirs)| *own += theirs);
+        }
         let mut parts: [&[f32]; 8] = [&[]; 8];
         for (rank, part) in parts[..self.size].iter_mut().enumerate() {
             *part = &self.part(rank, run.len())[range.clone()];

@@ -18,8 +18,8 @@ const LONGEST: Duration = Duration::from_micros(60);
 const SHORTEST: Duration = Duration::from_micros(2);
 /// Looks between two readings of the clock, which takes as long as one of them.
 const LOOKS: u32 = 16;
-/// Of so many waits one spins in full.
-const PROBE: u32 = 32;
+/// Waits from one full spin to the next: at least, and at most when full spins are in vain too.
+const PROBES: (u32, u32) = (32, 1024);
 /// How long a sleeper sleeps before it looks after the other's health.
 const NAP: Duration = Duration::from_millis(20);
 
@@ -27,12 +27,14 @@ pub(super) struct Waiter {
     limit: Duration,
     abort: AbortHandle,
     spin: Duration,
+    /// Waits since the last full spin, and how many there are to be.
     waits: u32,
+    probe_after: u32,
 }
 
 impl Waiter {
     pub(super) fn new(limit: Duration, abort: AbortHandle) -> Self {
-        Self { limit, abort, spin: LONGEST, waits: 0 }
+        Self { limit, abort, spin: LONGEST, waits: 0, probe_after: PROBES.0 }
     }
 
     /// Waits until `other` arrived at the exchange.
@@ -65,20 +67,32 @@ impl Waiter {
 
     /// Whether the other arrived while this rank spun.
     fn spin(&mut self, arrived: impl Fn() -> bool) -> bool {
-        self.waits = self.waits.wrapping_add(1);
-        let probe = self.waits.is_multiple_of(PROBE);
+        self.waits += 1;
+        let probe = self.waits >= self.probe_after;
         let bound = if probe { LONGEST } else { self.spin };
-        let start = Instant::now();
-        while start.elapsed() < bound {
-            for _ in 0..LOOKS {
-                hint::spin_loop();
-                if arrived() {
-                    self.spin = if probe { LONGEST } else { (self.spin * 2).min(LONGEST) };
-                    return true;
-                }
+        let seen = spin(bound, arrived);
+        self.spin = match (probe, seen) {
+            (true, true) => LONGEST,
+            (false, true) => (self.spin * 2).min(LONGEST),
+            (_, false) => (self.spin / 2).max(SHORTEST),
+        };
+        if probe {
+            self.waits = 0;
+            self.probe_after = if seen { PROBES.0 } else { (self.probe_after * 2).min(PROBES.1) };
+        }
+        seen
+    }
+}
+
+fn spin(bound: Duration, arrived: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < bound {
+        for _ in 0..LOOKS {
+            hint::spin_loop();
+            if arrived() {
+                return true;
             }
         }
-        self.spin = (self.spin / 2).max(SHORTEST);
-        false
     }
+    false
 }

@@ -69,7 +69,8 @@ impl Joining<'_> {
     }
 
     fn listen(&self, address: SocketAddr) -> Result<TcpListener, CollectiveError> {
-        let refused = |error: io::Error| CollectiveError::Io { context: format!("cannot listen on {address}"), error: error.to_string() };
+        let refused =
+            |error: io::Error| CollectiveError::Io { context: format!("cannot listen on {address}"), error: error.to_string() };
         loop {
             match TcpListener::bind(address) {
                 Ok(listener) => {
@@ -112,7 +113,8 @@ impl Joining<'_> {
     }
 
     fn link(&self, stream: TcpStream, other: usize) -> Result<Link, CollectiveError> {
-        let failed = |error: io::Error| CollectiveError::Io { context: format!("the link to rank {other}"), error: error.to_string() };
+        let failed =
+            |error: io::Error| CollectiveError::Io { context: format!("the link to rank {other}"), error: error.to_string() };
         Link::new(stream, other).map_err(failed)
     }
 

@@ -146,8 +146,7 @@ impl Incoming<'_> {
     fn advance(&mut self, mut stream: &TcpStream) -> io::Result<()> {
         while !self.is_done() {
             let in_header = self.done < HEADER;
-            let rest =
-                if in_header { &mut self.header[self.done..] } else { &mut self.payload[self.done - HEADER..] };
+            let rest = if in_header { &mut self.header[self.done..] } else { &mut self.payload[self.done - HEADER..] };
             match stream.read(rest)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 read => self.done += read,

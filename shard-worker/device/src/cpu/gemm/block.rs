@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::pack::Packed;
 use super::rows::{Tile, padded};
-use super::tile::{Line, accumulate};
+use super::tile::{Line, accumulate, prefetch};
 use crate::cpu::element::{Element, PANEL};
 use crate::cpu::parts::Parts;
 use crate::cpu::scratch::with_scratch;
@@ -132,21 +132,27 @@ impl<E: Element> Part<'_, E> {
                 if self.block.plan.widen {
                     let wide = &mut wide[..weights.len()];
                     widen(s, weights, wide);
-                    self.accumulate(s, &run, wide, sums);
+                    self.accumulate::<S, f32, false>(s, &run, wide, sums);
                 } else {
-                    self.accumulate(s, &run, weights, sums);
+                    self.accumulate::<S, E, true>(s, &run, weights, sums);
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn accumulate<S: Simd, W: Element>(&self, s: S, steps: &Range<usize>, weights: &[[W; PANEL]], sums: &mut [Line]) {
+    fn accumulate<S: Simd, W: Element, const STREAM: bool>(
+        &self,
+        s: S,
+        steps: &Range<usize>,
+        weights: &[[W; PANEL]],
+        sums: &mut [Line],
+    ) {
         for tile in self.tiles {
             // All tiles but the last are full, so they lie where their rows would.
             let x = &self.block.x[tile.first * self.block.packed.inner()..];
             let x = &x[steps.start * tile.height..steps.end * tile.height];
-            accumulate(s, tile.height, x, weights, &mut sums[tile.first - self.tiles[0].first..]);
+            accumulate::<S, W, STREAM>(s, tile.height, x, weights, &mut sums[tile.first - self.tiles[0].first..]);
         }
     }
 
@@ -167,6 +173,7 @@ impl<E: Element> Part<'_, E> {
 #[inline(always)]
 fn widen<S: Simd, E: Element>(s: S, weights: &[[E; PANEL]], wide: &mut [Line]) {
     for (line, wide) in weights.iter().zip(wide) {
+        prefetch(s, line);
         let [low, high] = E::line(s, line);
         let (halves, _) = wide.as_chunks_mut::<LANES>();
         s.store(low, &mut halves[0]);

@@ -117,6 +117,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: a prefetch of an invalid address does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }

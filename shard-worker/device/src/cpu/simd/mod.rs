@@ -57,7 +57,7 @@ pub(super) trait Simd: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `2^n` where `t` is `n + 1.5 * 2^23`, for `n` in -126..=127.
     fn pow2(self, t: Self::V) -> Self::V;
-    /// Asks for the cache line at an address, which need not be valid.
+    /// Asks for the cache line at an address, which need not be valid, to come to the second-level cache.
     fn prefetch<T>(self, address: *const T);
 }
 

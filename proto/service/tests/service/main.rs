@@ -1,0 +1,11 @@
+//! Facts about a process that others call: how it serves, tells how it is, and ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "these are tests")]
+
+mod health;
+mod metrics;
+mod reflection;
+mod server;
+mod signals;
+mod support;
+mod traces;

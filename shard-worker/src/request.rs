@@ -1,0 +1,123 @@
+//! What a rank is asked to load, checked.
+
+use std::{path::PathBuf, time::Duration};
+
+use tessera_collective::{GroupConfig, Transport};
+use tessera_device::Dtype;
+use tessera_model::{CheckpointError, WeightSource};
+use tessera_proto::{
+    bad_request,
+    internal::{self as wire, collective::Transport as WireTransport, model_source::Source},
+};
+use tessera_types::{BLOCK_TOKENS, Epoch, ModelSpec, Rank, ShardPlan};
+use tonic::Status;
+
+use crate::error::LoadError;
+
+/// The longest that an operation may be told to wait for a rank.
+const LONGEST_DEADLINE_MS: u64 = 600_000;
+
+/// A load request in the domain's words.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadRequest {
+    pub(crate) model: ModelId,
+    pub(crate) dtype: Dtype,
+    /// `None`: as many as the memory holds.
+    pub(crate) kv_blocks: Option<u32>,
+    /// Epoch, rank and degree are the group's.
+    pub(crate) group: GroupConfig,
+}
+
+/// Which weights; two requests with equal ids load the same.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ModelId {
+    Folder(PathBuf),
+    Dummy(Box<ModelSpec>, u64),
+}
+
+impl ModelId {
+    pub(crate) fn open(&self) -> Result<WeightSource, CheckpointError> {
+        match self {
+            Self::Folder(folder) => WeightSource::open(folder),
+            Self::Dummy(spec, seed) => Ok(WeightSource::dummy((**spec).clone(), *seed)),
+        }
+    }
+}
+
+impl LoadRequest {
+    /// Blocks of the cache: those asked for, or those that `memory` bytes hold.
+    pub(crate) fn blocks(&self, spec: &ModelSpec, plan: &ShardPlan, memory: u64) -> Result<u32, LoadError> {
+        let block = (spec.kv_bytes_per_token(plan.kv_heads.len(), element_bytes(self.dtype)) * BLOCK_TOKENS) as u64;
+        let room = u32::try_from(memory.checked_div(block).unwrap_or(0)).unwrap_or(u32::MAX);
+        let asked = self.kv_blocks.unwrap_or(room);
+        match asked {
+            0 => Err(LoadError::NoRoom { memory, block }),
+            asked if asked > room => Err(LoadError::TooManyBlocks { asked, block, memory }),
+            asked => Ok(asked),
+        }
+    }
+
+    /// What a worker that holds these weights is known by: coordinators rather claim it again for the same rank.
+    pub(crate) fn fingerprint(&self) -> String {
+        let model = match &self.model {
+            ModelId::Folder(folder) => folder.display().to_string(),
+            ModelId::Dummy(spec, seed) => format!("dummy {} layers of {} seed {seed}", spec.decoder.layers, spec.decoder.dim),
+        };
+        format!("{model} {:?} tp {} rank {}", self.dtype, self.group.size, self.group.rank).to_lowercase()
+    }
+}
+
+pub(crate) fn element_bytes(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => 4,
+        Dtype::Bf16 => 2,
+    }
+}
+
+impl TryFrom<wire::LoadRequest> for LoadRequest {
+    type Error = Status;
+
+    fn try_from(request: wire::LoadRequest) -> Result<Self, Status> {
+        let source = request.model.and_then(|model| model.source).ok_or_else(|| bad_request("model", "missing"))?;
+        let model = match source {
+            Source::Folder(folder) => ModelId::Folder(folder.into()),
+            Source::Dummy(dummy) => {
+                let spec = serde_json::from_str(&dummy.model_spec);
+                ModelId::Dummy(spec.map_err(|error| bad_request("model.dummy.model_spec", &error.to_string()))?, dummy.seed)
+            }
+        };
+        let dtype = match request.dtype.as_str() {
+            "f32" => Dtype::F32,
+            "bf16" => Dtype::Bf16,
+            other => return Err(bad_request("dtype", &format!("`{other}` is neither f32 nor bf16"))),
+        };
+        let rank = u16::try_from(request.rank).map_err(|_| bad_request("rank", "out of range"))?;
+        let collective = request.collective.ok_or_else(|| bad_request("collective", "missing"))?;
+        let group = GroupConfig {
+            transport: transport(&collective)?,
+            group: collective.group,
+            epoch: Epoch(request.epoch),
+            rank: Rank(rank),
+            size: request.tp as usize,
+            deadline: match collective.deadline_ms {
+                0 => GroupConfig::DEADLINE,
+                ms => Duration::from_millis(ms.min(LONGEST_DEADLINE_MS)),
+            },
+        };
+        Ok(Self { model, dtype, kv_blocks: (request.kv_blocks > 0).then_some(request.kv_blocks), group })
+    }
+}
+
+fn transport(collective: &wire::Collective) -> Result<Transport, Status> {
+    match collective.transport() {
+        WireTransport::Shm => Ok(Transport::Shm),
+        WireTransport::Tcp => {
+            let parse = |(rank, address): (usize, &String)| {
+                let field = format!("collective.addresses[{rank}]");
+                address.parse().map_err(|_| bad_request(&field, &format!("`{address}` is not IP:PORT")))
+            };
+            Ok(Transport::Tcp { addresses: collective.addresses.iter().enumerate().map(parse).collect::<Result<_, _>>()? })
+        }
+        WireTransport::Unspecified => Err(bad_request("collective.transport", "missing")),
+    }
+}

@@ -1,0 +1,57 @@
+//! One coordinator's stream of plans. When it ends, however it ends, so does the group whose plans it carried.
+
+use std::sync::Arc;
+
+use tessera_proto::internal as wire;
+use tessera_types::{Epoch, StepPlan};
+use tonic::Streaming;
+use tracing::debug;
+
+use crate::{
+    fence::Fence,
+    rank::{Answers, Command, Commands},
+    work::Work,
+};
+
+pub(crate) struct Run {
+    pub(crate) commands: Commands,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) work: Work,
+    pub(crate) answers: Answers<wire::StepResult>,
+}
+
+impl Run {
+    /// Passes plans to the device thread until either direction of the stream ends.
+    pub(crate) async fn follow(self, mut plans: Streaming<wire::StepPlan>) {
+        let mut epoch = None;
+        tokio::select! {
+            () = self.pass_on(&mut plans, &mut epoch) => {}
+            () = self.answers.closed() => debug!("the coordinator takes no more results"),
+        }
+        if let Some(epoch) = epoch {
+            self.fence.leave(epoch);
+        }
+    }
+
+    async fn pass_on(&self, plans: &mut Streaming<wire::StepPlan>, epoch: &mut Option<Epoch>) {
+        loop {
+            let plan = match plans.message().await {
+                Ok(Some(plan)) => StepPlan::try_from(plan),
+                Ok(None) => return,
+                Err(status) => return debug!(%status, "the coordinator is gone"),
+            };
+            let plan = match plan {
+                Ok(plan) => Box::new(plan),
+                Err(error) => {
+                    // A stream that takes no more answers is ending anyway.
+                    let _ = self.answers.try_send(Err(error.into()));
+                    return;
+                }
+            };
+            *epoch = Some(plan.epoch);
+            let Ok(place) = self.commands.reserve().await else { return };
+            self.work.began();
+            place.send(Command::Step { plan, answers: self.answers.clone() });
+        }
+    }
+}

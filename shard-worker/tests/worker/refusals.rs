@@ -1,0 +1,85 @@
+//! What cannot be done is refused by name, and the worker serves on.
+
+use tessera_proto::internal::{LoadRequest, ModelSource, model_source::Source, step_failure::Kind};
+use tonic::Code;
+
+use crate::{
+    golden::Golden,
+    harness::{Group, Worker, dummy},
+};
+
+fn folder(path: &str) -> Option<ModelSource> {
+    Some(ModelSource { source: Some(Source::Folder(path.into())) })
+}
+
+/// A request that is right but for `change`.
+fn wrong(epoch: u64, change: impl FnOnce(&mut LoadRequest)) -> LoadRequest {
+    let mut request = Group::shm(1).request(epoch, 0);
+    change(&mut request);
+    request
+}
+
+#[tokio::test]
+async fn what_cannot_be_loaded_is_named() {
+    let worker = Worker::start("a").await;
+    // A shape that no arithmetic was written for must not end the worker.
+    let nonsense = r#"{"decoder":{"dim":0,"layers":0,"heads":0,"kv_heads":0,"head_dim":0,"ffn_dim":0,"vocab_size":0,
+        "rope_theta":0.0,"norm_eps":0.0,"tied_embeddings":false},"vision":null,"max_context":0}"#;
+    let cases = [
+        (wrong(1, |r| r.model = folder("/no/such/folder")), Code::NotFound, "/no/such/folder"),
+        (wrong(2, |r| r.tp = 3), Code::InvalidArgument, "1, 2, 4 or 8"),
+        (wrong(3, |r| r.rank = 1), Code::InvalidArgument, "rank 1"),
+        (wrong(4, |r| r.rank = 1 << 20), Code::InvalidArgument, "rank"),
+        (wrong(5, |r| r.dtype = "int4".into()), Code::InvalidArgument, "int4"),
+        (wrong(6, |r| r.model = None), Code::InvalidArgument, "model"),
+        (wrong(7, |r| r.collective = None), Code::InvalidArgument, "collective"),
+        (wrong(8, |r| r.model = dummy("{")), Code::InvalidArgument, "model.dummy.model_spec"),
+        (wrong(9, |r| r.model = dummy(nonsense)), Code::InvalidArgument, "block"),
+    ];
+    for (request, code, name) in cases {
+        let error = worker.load(request).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.message().contains(name), "{name}: {error}");
+    }
+    let mut addresses = Group::tcp(2).request(10, 0);
+    addresses.collective.as_mut().unwrap().addresses[1] = "worker-b:7072".into();
+    let error = worker.load(addresses).await.unwrap_err();
+    assert!(error.message().contains("collective.addresses[1]"), "{error}");
+    worker.load(Group::shm(1).request(11, 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_that_makes_no_sense_is_answered_with_what_is_wrong_and_ends_the_group() {
+    let (worker, golden) = (Worker::start("a").await, Golden::read());
+    worker.load(Group::shm(1).request(1, 0)).await.unwrap();
+    let mut run = worker.run().await;
+    run.send(golden.plan(1, 2)).await;
+    let failure = run.failure().await;
+    assert_eq!(failure.kind(), Kind::Plan);
+    assert!(failure.message.contains("sequence 7"), "{}", failure.message);
+    run.send(golden.plan(1, 1)).await;
+    assert_eq!(run.failure().await.kind(), Kind::Epoch, "until the next load");
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_plan_ends_the_run_with_the_field() {
+    let (worker, golden) = (Worker::start("a").await, Golden::read());
+    worker.load(Group::shm(1).request(1, 0)).await.unwrap();
+    let mut run = worker.run().await;
+    let mut plan = golden.plan(1, 1);
+    plan.start[0].sampling = None;
+    run.send(plan).await;
+    let error = run.result().await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("sampling"), "{error}");
+}
+
+#[tokio::test]
+async fn a_plan_without_a_model_is_refused() {
+    let worker = Worker::start("a").await;
+    let mut run = worker.run().await;
+    run.send(Golden::read().plan(1, 1)).await;
+    let failure = run.failure().await;
+    assert_eq!(failure.kind(), Kind::Epoch);
+    assert!(failure.message.contains("in no group"), "{}", failure.message);
+}
