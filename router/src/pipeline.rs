@@ -65,6 +65,12 @@ impl Prepared {
         self.return_token_ids || self.wants_logprobs()
     }
 
+    /// Tokens that its longest sequence may come to.
+    pub(crate) fn context(&self) -> usize {
+        let longest = self.resolved.sequences.iter().map(|params| params.max_new_tokens).max();
+        self.tokens.len() + longest.unwrap_or(0) as usize
+    }
+
     /// Microseconds since it came.
     pub(crate) fn elapsed_us(&self) -> u64 {
         self.arrived.elapsed().as_micros() as u64
@@ -105,12 +111,13 @@ impl Pipeline {
         Self { model, limits: config.limits.clone(), media }
     }
 
-    /// Prepares a request for a context of `max_context` tokens. `hold` is asked before memory for pixels is taken.
+    /// Prepares a request. `max_context` is waited for when the prompt's length is known, and `hold` is asked before
+    /// memory is taken.
     pub(crate) async fn prepare(
         &self,
         request: Request,
         deadline: Instant,
-        max_context: usize,
+        max_context: impl Future<Output = Result<usize, RequestError>>,
         mut hold: impl FnMut(usize) -> Result<(), RequestError>,
     ) -> Result<Prepared, RequestError> {
         self.model.check_name(&request.model)?;
@@ -123,7 +130,7 @@ impl Pipeline {
         let grids: Vec<Grid> = probed.iter().map(|image| image.grid).collect();
         let field = input.field();
         let layout = self.lay_out(input, grids.clone()).await?;
-        resolved.fit(field, layout.tokens.len(), max_context)?;
+        resolved.fit(field, layout.tokens.len(), max_context.await?)?;
         hold(self.media.prepared_bytes(&probed))?;
         let started = Instant::now();
         let encodes = self.media.prepare(probed).await?;

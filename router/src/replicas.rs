@@ -59,10 +59,11 @@ impl Replicas {
         Arc::new(Self { known: RwLock::default(), changes: channel::Sender::new(0) })
     }
 
-    /// The ready replica with the least to do that is not among `tried`; of equals, any.
-    pub(crate) fn pick(&self, tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
+    /// The ready replica with the least to do that holds `context` tokens and is not among `tried`; of equals, any.
+    pub(crate) fn pick(&self, context: usize, tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
         let known = self.known.read();
-        let fit = known.iter().filter(|replica| replica.is_ready() && !tried.iter().any(|other| Arc::ptr_eq(other, replica)));
+        let fit = known.iter().filter(|replica| replica.is_ready() && replica.context() >= context);
+        let fit = fit.filter(|replica| !tried.iter().any(|other| Arc::ptr_eq(other, replica)));
         fit.min_by_key(|replica| (replica.load(), rand::random::<u8>())).cloned()
     }
 
@@ -84,11 +85,9 @@ impl Replicas {
         (known.iter().filter(|replica| replica.is_ready()).count(), known.len())
     }
 
-    /// The longest context that a ready replica serves; `None` while none is ready.
+    /// The longest context that a ready replica holds; `None` while none is ready.
     pub(crate) fn max_context(&self) -> Option<usize> {
-        let known = self.known.read();
-        let contexts = known.iter().filter(|replica| replica.is_ready()).map(|replica| replica.max_context.load(Relaxed));
-        contexts.max().map(|context| context as usize).filter(|&context| context > 0)
+        self.known.read().iter().filter(|replica| replica.is_ready()).map(|replica| replica.context()).max()
     }
 
     /// Makes the set of known replicas that of `records`; those that stay keep their connection.
@@ -180,6 +179,14 @@ impl Replica {
 
     fn is_ready(&self) -> bool {
         self.ready.load(Relaxed) && !self.draining.load(Relaxed)
+    }
+
+    /// Tokens that a sequence may have there; one that does not say holds what the model can.
+    fn context(&self) -> usize {
+        match self.max_context.load(Relaxed) {
+            0 => usize::MAX,
+            tokens => tokens as usize,
+        }
     }
 
     fn load(&self) -> u64 {

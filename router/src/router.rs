@@ -20,7 +20,7 @@ use crate::{
     pipeline::{Count, Pipeline, Prepared},
     replicas::Replicas,
     request::{Input, Request},
-    session::Session,
+    session::{COME_BACK, Session},
 };
 
 /// A process that waits on others is not unhealthy for it: only phases count.
@@ -80,9 +80,21 @@ impl Router {
         let deadline = request.deadline.map_or(latest, |deadline| deadline.min(latest));
         let mut permit = self.admission.enter()?;
         let prepared =
-            self.pipeline.prepare(request, deadline, self.max_context(), |bytes| self.admission.hold(&mut permit, bytes));
+            self.pipeline.prepare(request, deadline, self.context_when_ready(), |bytes| self.admission.hold(&mut permit, bytes));
         let prepared = timeout_at(deadline, prepared).await.map_err(|_| RequestError::deadline("it was being prepared"))??;
         Ok(Prepared { _permit: Some(permit), ..prepared })
+    }
+
+    /// The context that can be served, once there is a replica to serve it.
+    async fn context_when_ready(&self) -> Result<usize, RequestError> {
+        let by = Instant::now() + self.patience.start;
+        while self.replicas.max_context().is_none() {
+            if Instant::now() >= by {
+                return Err(RequestError::unavailable("no replica is ready", COME_BACK));
+            }
+            self.replicas.wait_for_change(by).await;
+        }
+        Ok(self.max_context())
     }
 
     /// What a request would cost.

@@ -16,8 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+pub(crate) use self::placement::COME_BACK;
 use self::{
-    placement::{COME_BACK, Verdict},
+    placement::Verdict,
     sequence::{Progress, Sequence},
     upstream::Upstream,
 };

@@ -9,8 +9,8 @@ use tessera_registry::{Membership, WorkerRecord, WorkerState};
 pub(super) struct Experience {
     /// Workers of the last group, by rank. They hold their slices.
     pub(super) ranks: Vec<String>,
-    /// Workers that failed lately: they come last.
-    pub(super) doubtful: HashSet<String>,
+    /// Workers that failed lately: they come last, and of them whoever failed last.
+    pub(super) doubtful: Vec<String>,
 }
 
 /// Picks `tp` free workers in rank order: reliable before doubtful, of one host if one has enough, those that hold
@@ -29,10 +29,11 @@ pub(super) fn choose(members: &Membership, tp: usize, experience: &Experience) -
 }
 
 /// Lesser is better.
-fn preference<'a>(worker: &'a WorkerRecord, experience: &Experience) -> (bool, bool, bool, Option<&'a str>, &'a str) {
+fn preference<'a>(worker: &'a WorkerRecord, experience: &Experience) -> impl Ord + use<'a> {
     let held = experience.ranks.contains(&worker.id);
     let fingerprint = worker.fingerprint.as_deref();
-    (experience.doubtful.contains(&worker.id), !held, fingerprint.is_none(), fingerprint, &worker.id)
+    let doubt = experience.doubtful.iter().position(|id| *id == worker.id);
+    (doubt, !held, fingerprint.is_none(), fingerprint, worker.id.as_str())
 }
 
 /// The best `tp` of the host whose best worker is best.
@@ -111,8 +112,15 @@ mod tests {
     #[test]
     fn survivors_keep_their_ranks_and_a_spare_fills_the_gap() {
         let members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
-        let experience = Experience { ranks: vec!["b".into(), "c".into()], doubtful: ["b".into()].into() };
+        let experience = Experience { ranks: vec!["b".into(), "c".into()], doubtful: vec!["b".into()] };
         assert_eq!(ids(choose(&members, 2, &experience)).unwrap(), ["a", "c"]);
         assert_eq!(ids(choose(&members, 3, &experience)).unwrap(), ["b", "c", "a"], "better a doubtful one than none");
+    }
+
+    #[test]
+    fn of_doubtful_workers_whoever_failed_last_comes_last() {
+        let members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
+        let experience = Experience { ranks: vec!["a".into(), "c".into()], doubtful: vec!["b".into(), "a".into()] };
+        assert_eq!(ids(choose(&members, 2, &experience)).unwrap(), ["b", "c"]);
     }
 }

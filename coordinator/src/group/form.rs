@@ -1,7 +1,6 @@
 //! Forming a group: choose, claim, load; again and again until it works.
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -81,9 +80,11 @@ impl Former {
         }
     }
 
+    /// Notes that workers failed, the last to fail at the end.
     fn doubt(&mut self, workers: impl IntoIterator<Item = String>) {
         let now = Instant::now();
-        self.failed.retain(|(_, since)| now.duration_since(*since) < DOUBT);
+        let workers: Vec<_> = workers.into_iter().collect();
+        self.failed.retain(|(worker, since)| now.duration_since(*since) < DOUBT && !workers.contains(worker));
         self.failed.extend(workers.into_iter().map(|worker| (worker, now)));
     }
 
@@ -91,7 +92,7 @@ impl Former {
         let call = self.config.timeouts.call;
         let (_, members) = bounded(call, self.registry.members()).await?;
         self.doubt([]);
-        let doubtful = self.failed.iter().map(|(worker, _)| worker.clone()).collect::<HashSet<_>>();
+        let doubtful = self.failed.iter().map(|(worker, _)| worker.clone()).collect();
         let needed = usize::from(self.config.tp);
         let experience = Experience { ranks: self.ranks.clone(), doubtful };
         let workers = choose(&members, needed, &experience).map_err(|free| FormError::Workers { free, needed })?;

@@ -10,7 +10,7 @@ use super::{MAX_LOSSES, Session, upstream::Upstream};
 use crate::{RequestError, event::Accepted, replicas::Replica};
 
 /// How soon clients are told to come back when there is no replica, or no router.
-pub(super) const COME_BACK: Duration = Duration::from_secs(2);
+pub(crate) const COME_BACK: Duration = Duration::from_secs(2);
 /// The pause before every replica is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -53,8 +53,9 @@ impl Session {
         let by = (Instant::now() + patience).min(self.prepared.deadline);
         let mut tried: Vec<Arc<Replica>> = self.lost.take().into_iter().collect();
         let mut refusal = None;
+        let context = self.prepared.context();
         loop {
-            let Some(replica) = self.replicas.pick(&tried) else {
+            let Some(replica) = self.replicas.pick(context, &tried) else {
                 match refusal {
                     Some((Verdict::Full, error)) if !moved => return Err(error),
                     _ if Instant::now() >= by => return Err(self.given_up(refusal.map(|(_, error)| error))),

@@ -181,3 +181,12 @@ async fn replicas_come_and_go_with_the_registry() {
     house.registry.put_replica(house.lease.id(), &draining).await.unwrap();
     eventually("a replica that drains takes nothing new", || house.ready() == 0).await;
 }
+
+#[tokio::test]
+async fn a_replica_too_small_for_a_request_is_not_asked() {
+    let small = Script { max_context: 64, ..Script::default() };
+    let house = House::with(config(), vec![small, Script { queued_tokens: 1 << 20, ..Script::default() }]).await;
+    run(&house, v1::Sampling { max_new_tokens: Some(100), ..Default::default() }).await.unwrap();
+    run(&house, v1::Sampling { max_new_tokens: Some(5), ..Default::default() }).await.unwrap();
+    assert_eq!((house.fakes[0].seen.calls(), house.fakes[1].seen.calls()), (1, 1));
+}

@@ -60,7 +60,7 @@ impl House {
         let shutdown = CancellationToken::new();
         let router = tessera_router::run(config, registry.clone(), shutdown.clone()).await.unwrap();
         let (grpc, http) = (format!("http://{}", router.grpc), format!("http://{}", router.http));
-        let house = Self { grpc, http, fakes, registry, shutdown, lease, router: router };
+        let house = Self { grpc, http, fakes, registry, shutdown, lease, router };
         house.settle().await;
         house
     }

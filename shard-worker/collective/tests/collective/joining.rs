@@ -94,10 +94,21 @@ fn a_place_is_taken_once() {
         let config = GroupConfig { deadline: Duration::from_secs(2), ..config.clone() };
         move || join(&config).err()
     });
-    thread::sleep(SHORT);
+    wait_for_file(&config);
     let second = error(&config);
     assert!(second.to_string().contains("rank 0") && second.to_string().contains("taken"), "{second}");
     assert!(matches!(first.join().unwrap(), Some(CollectiveError::Deadline { .. })), "the first was not disturbed");
+}
+
+/// What the group's file is called until all have joined.
+fn path(config: &GroupConfig) -> String {
+    format!("/dev/shm/tessera-{}-{}", config.group, config.epoch)
+}
+
+fn wait_for_file(config: &GroupConfig) {
+    while !fs::exists(path(config)).unwrap() {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn leftovers(config: &GroupConfig) -> Vec<String> {
@@ -120,7 +131,7 @@ fn nothing_is_left_in_shared_memory() {
 #[test]
 fn what_a_maker_that_died_has_left_is_neither_joined_nor_kept() {
     let config = group(Kind::Shm, 2);
-    let stale = format!("/dev/shm/tessera-{}-{}", config.group, config.epoch);
+    let stale = path(&config);
     fs::write(&stale, vec![0; 1 << 23]).unwrap();
     run(&config, |collective| collective.all_reduce_sum(&mut [1.0]).unwrap());
     assert!(!fs::exists(stale).unwrap());
@@ -132,9 +143,8 @@ fn shared_memory_is_the_owners_alone() {
     let config = group(Kind::Shm, 2);
     let alone = GroupConfig { deadline: Duration::from_secs(2), ..config.clone() };
     let maker = thread::spawn(move || join(&alone).err());
-    thread::sleep(SHORT);
-    let path = format!("/dev/shm/tessera-{}-{}", config.group, config.epoch);
-    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    wait_for_file(&config);
+    assert_eq!(fs::metadata(path(&config)).unwrap().permissions().mode() & 0o777, 0o600);
     maker.join().unwrap();
 }
 

@@ -5,8 +5,8 @@ use tessera_types::Rank;
 
 /// Numbers of many magnitudes and both signs, so that the order of adding shows in the last bits.
 pub(crate) fn value(rank: usize, index: usize) -> f32 {
-    let mixed = (rank as u32 * 0x9e37_79b9 ^ index as u32).wrapping_mul(0x85eb_ca6b);
-    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0xc2b2_ae35);
+    let mixed = ((rank as u32).wrapping_mul(0x9e37_79b9) ^ index as u32).wrapping_mul(0x85eb_ca6b);
+    let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0xc2b2_ae35);
     let magnitude = 10_f32.powi((mixed >> 28) as i32 - 8);
     (mixed as f32 / u32::MAX as f32 - 0.5) * magnitude
 }
