@@ -71,6 +71,7 @@ impl RequestError {
 
     /// Another model than `served`.
     pub(crate) fn model_not_found(asked: &str, served: &str) -> Self {
+        let asked: String = asked.chars().take(100).collect();
         let problem = format!("the model `{asked}` is not served here; `{served}` is");
         Self { field: Some("model".into()), ..Self::new(ErrorKind::ModelNotFound, problem) }
     }

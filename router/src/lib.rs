@@ -1,6 +1,6 @@
 //! The front door: gRPC and OpenAI-compatible HTTP on one inner request type.
 //!
-//! A request is read by either front ([`request`]), resolved against the limits, its images are fetched and
+//! A request is read by either front, resolved against the limits, its images are fetched and
 //! prepared, its prompt is laid out; a replica is picked and the session streams what it makes, as text. The client's
 //! connection polls the session, and the session polls the replica: whoever goes away, the rest ends with it.
 

@@ -17,7 +17,7 @@ use crate::{
     media::{Media, Probed},
     metrics::Metrics,
     model::Model,
-    request::{Input, Request},
+    request::{Input, Request, is_fit_id},
     resolve::{Resolved, resolve},
     trace::Trace,
 };
@@ -121,6 +121,7 @@ impl Pipeline {
         mut hold: impl FnMut(usize) -> Result<(), RequestError>,
     ) -> Result<Prepared, RequestError> {
         self.model.check_name(&request.model)?;
+        let id = name(request.id)?;
         let mut resolved = resolve(&request.sampling, &self.limits, self.model.spec.decoder.vocab_size)?;
         let input = request.input.ok_or_else(|| RequestError::invalid("input", "is missing: give messages, text or tokens"))?;
         check(&input, &self.model)?;
@@ -140,7 +141,6 @@ impl Pipeline {
         let placed =
             |&(image, at): &(usize, u32)| Some(PlacedImage { key: encodes.get(image)?.key, at, grid: *grids.get(image)? });
         let images = layout.images.iter().filter_map(placed).collect();
-        let id = if request.id.is_empty() { format!("{:032x}", rand::random::<u128>()) } else { request.id };
         request.trace.name(&id);
         Ok(Prepared {
             id,
@@ -220,6 +220,15 @@ impl Pipeline {
 
 /// Text up to so many bytes is turned into tokens where it is, in well under a millisecond.
 const SHORT_TEXT: usize = 8 << 10;
+
+/// The client's name for its request, or one that is made up.
+fn name(given: String) -> Result<String, RequestError> {
+    match given.as_str() {
+        "" => Ok(format!("{:032x}", rand::random::<u128>())),
+        id if is_fit_id(id) => Ok(given),
+        _ => Err(RequestError::invalid("request_id", "must be at most 128 printable ASCII characters without spaces")),
+    }
+}
 
 /// Each image once, however often it stands in the prompt.
 fn distinct(encodes: Vec<ImageEncode>) -> Vec<ImageEncode> {

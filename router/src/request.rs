@@ -138,6 +138,14 @@ pub(crate) struct RawSampling {
     pub(crate) prompt_logprobs: Option<u32>,
 }
 
+/// The longest name a client may give its request.
+const MAX_ID: usize = 128;
+
+/// Whether a client's name for its request is fit for headers and logs.
+pub(crate) fn is_fit_id(id: &str) -> bool {
+    (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 impl Message {
     /// The images among the parts, each with the part's position.
     fn images(&self) -> impl Iterator<Item = (usize, &ImageSource)> {

@@ -11,8 +11,6 @@ use tokio::time::{Instant, timeout};
 use crate::{Limits, RequestError, metrics::Front, request, trace::Trace};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest name a client may give its request.
-const MAX_ID: usize = 128;
 /// How long a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -53,14 +51,14 @@ impl Call {
 }
 
 /// Names the call, by the client's own name for it if that is fit for a header and a log.
-pub(crate) async fn name(mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok());
-    let fit = given.filter(|id| (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+pub(crate) async fn name(mut call: Request, next: Next) -> Response {
+    let given = call.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    let fit = given.filter(|id| request::is_fit_id(id));
     let id = fit.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
-    let trace = Trace::begin(request.headers());
+    let trace = Trace::begin(call.headers());
     let value = HeaderValue::from_str(&id).ok();
-    request.extensions_mut().insert(Call { id, arrived: Instant::now(), trace });
-    let mut response = next.run(request).await;
+    call.extensions_mut().insert(Call { id, arrived: Instant::now(), trace });
+    let mut response = next.run(call).await;
     if let Some(value) = value {
         response.headers_mut().insert(&REQUEST_ID, value);
     }

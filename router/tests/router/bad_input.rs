@@ -173,6 +173,14 @@ async fn prompts_of_token_ids_are_checked_like_any_other() {
 }
 
 #[tokio::test]
+async fn a_requests_name_must_be_fit_for_logs() {
+    let house = House::of(Script::default()).await;
+    for id in ["two words", "line\nbreak", &"x".repeat(129)] {
+        names(&house, "request_id", v1::GenerateRequest { request_id: id.into(), ..chat(vec![text_part("Hi")]) }).await;
+    }
+}
+
+#[tokio::test]
 async fn another_model_is_not_found() {
     let house = House::of(Script::default()).await;
     let status = refusal(&house, v1::GenerateRequest { model: "gpt-2".into(), ..chat(vec![text_part("Hi")]) }).await;

@@ -142,7 +142,7 @@ async fn what_a_replica_finds_wrong_is_not_tried_elsewhere() {
 async fn the_clients_deadline_ends_a_request_that_hangs_and_frees_the_replica() {
     let house = House::of(Script { hang: true, ..Script::default() }).await;
     let mut request = tonic::Request::new(ask(v1::Sampling::default()));
-    request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+    request.metadata_mut().insert("grpc-timeout", "2S".parse().unwrap());
     let mut stream = house.client().await.generate(request).await.unwrap().into_inner();
     let status = loop {
         match stream.message().await {
@@ -152,7 +152,7 @@ async fn the_clients_deadline_ends_a_request_that_hangs_and_frees_the_replica() 
     };
     assert_eq!(status.code(), Code::DeadlineExceeded);
     let told = house.seen().last().deadline_us;
-    assert!((1..=300_000).contains(&told), "{told}");
+    assert!((1..=2_000_000).contains(&told), "{told}");
     eventually("the replica is freed", || house.seen().running() == 0).await;
 }
 

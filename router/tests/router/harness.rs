@@ -35,7 +35,7 @@ pub(crate) fn config() -> RouterConfig {
     let mut config = RouterConfig::new("bytes", ModelSource::Shape(Box::new(shape())));
     config.patience =
         Patience { start: Duration::from_millis(1500), failover: Duration::from_secs(5), accept: Duration::from_secs(2) };
-    config.drain = Duration::from_millis(500);
+    config.drain = Duration::from_millis(1500);
     config
 }
 

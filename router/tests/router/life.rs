@@ -55,7 +55,7 @@ async fn reflection_lists_the_services() {
 
 #[tokio::test]
 async fn a_request_in_flight_may_finish_after_shutdown_was_asked_for() {
-    let house = House::of(Script { pace: Duration::from_millis(5), ..Script::default() }).await;
+    let house = House::of(Script { pace: Duration::from_millis(2), ..Script::default() }).await;
     let mut stream = house.client().await.generate(ask(v1::Sampling::default())).await.unwrap().into_inner();
     stream.message().await.unwrap();
     house.shut_down();

@@ -7,8 +7,8 @@ use tessera_types::Rank;
 pub(crate) fn value(rank: usize, index: usize) -> f32 {
     let mixed = ((rank as u32).wrapping_mul(0x9e37_79b9) ^ index as u32).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0xc2b2_ae35);
-    let magnitude = 10_f32.powi((mixed >> 28) as i32 - 8);
-    (mixed as f32 / u32::MAX as f32 - 0.5) * magnitude
+    // Sign and fraction as they come, the exponent among 32.
+    f32::from_bits((mixed & 0x807f_ffff) | ((100 + (mixed >> 23 & 31)) << 23))
 }
 
 /// The sum as the contract says: `(r0 + r1) + (r2 + r3)`.

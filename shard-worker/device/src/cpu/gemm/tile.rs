@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use crate::cpu::element::{Element, PANEL};
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{Kernel, LANES, Simd};
 
 /// Lines of weights to ask memory for in advance. Without it, a loop over one or two rows runs into lines that the
 /// hardware's prefetcher has not fetched yet, at little more than half of the bandwidth.
@@ -46,13 +46,27 @@ fn of_height<S: Simd, E: Element, const STREAM: bool, const H: usize>(
     weights: &[[E; PANEL]],
     sums: &mut [Line],
 ) {
-    let x: &[[f32; H]] = x.as_chunks().0;
-    let Some(sums) = sums.first_chunk_mut::<H>() else { return };
-    if S::WIDE || H <= 2 {
-        wide::<S, E, STREAM, H>(s, x, weights, sums);
-    } else {
-        narrow::<S, E, STREAM, H, 0>(s, x, weights, sums);
-        narrow::<S, E, false, H, 1>(s, x, weights, sums);
+    let Some(sums) = sums.first_chunk_mut() else { return };
+    s.outline(Tile::<E, STREAM, H> { x: x.as_chunks().0, weights, sums });
+}
+
+struct Tile<'a, E, const STREAM: bool, const H: usize> {
+    x: &'a [[f32; H]],
+    weights: &'a [[E; PANEL]],
+    sums: &'a mut [Line; H],
+}
+
+impl<E: Element, const STREAM: bool, const H: usize> Kernel for Tile<'_, E, STREAM, H> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if S::WIDE || H <= 2 {
+            wide::<S, E, STREAM, H>(s, self.x, self.weights, self.sums);
+        } else {
+            narrow::<S, E, STREAM, H, 0>(s, self.x, self.weights, self.sums);
+            narrow::<S, E, false, H, 1>(s, self.x, self.weights, self.sums);
+        }
     }
 }
 
