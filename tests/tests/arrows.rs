@@ -1,5 +1,7 @@
 //! The map of the house, kept true: who may depend on whom (ARCHITECTURE.md, "The rooms").
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and say why")]
+
 use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
@@ -44,7 +46,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose code is pure: no runtime, no sockets.
-const PURE: &[&str] = &["tessera-types", "tessera-prompt", "tessera-engine", "tessera-device", "tessera-collective", "tessera-model"];
+const PURE: &[&str] =
+    &["tessera-types", "tessera-prompt", "tessera-engine", "tessera-device", "tessera-collective", "tessera-model"];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))

@@ -1,11 +1,6 @@
 //! A checkpoint that cannot be served ends the start with the file and the tensor at fault.
 
-use std::{
-    fs,
-    path::Path,
-    process::Output,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Output, time::Duration};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;

@@ -91,7 +91,11 @@ async fn every_bad_request_is_refused_with_the_field_at_fault() -> Result<()> {
     }
     let cases: Vec<(&str, &str, v1::GenerateRequest)> = vec![
         ("no input", "input", v1::GenerateRequest::default()),
-        ("no messages", "messages", v1::GenerateRequest { input: Some(Input::Messages(v1::Messages::default())), ..Default::default() }),
+        (
+            "no messages",
+            "messages",
+            v1::GenerateRequest { input: Some(Input::Messages(v1::Messages::default())), ..Default::default() },
+        ),
         ("no parts", "messages[0]", chat(vec![])),
         ("an unknown role", "messages[0].role", unknown_role),
         ("another model", "model", v1::GenerateRequest { model: "gpt-2".into(), ..chat(vec![text("Hello")]) }),
@@ -107,16 +111,24 @@ async fn every_bad_request_is_refused_with_the_field_at_fault() -> Result<()> {
         ("no sequences", "n", with_sampling(|s| s.n = Some(0))),
         ("no tokens", "max_new_tokens", with_sampling(|s| s.max_new_tokens = Some(0))),
         ("100 alternatives", "logprobs", with_sampling(|s| s.logprobs = Some(100))),
-        ("a bias outside the vocabulary", "logit_bias", with_sampling(|s| drop(s.logit_bias.insert(1 << 30, 1.0)))),
-        ("an infinite bias", "logit_bias", with_sampling(|s| drop(s.logit_bias.insert(5, f32::INFINITY)))),
-        ("a token outside the vocabulary", "tokens", v1::GenerateRequest {
-            input: Some(Input::Tokens(v1::TokenInput { ids: vec![1, 99_999_999], images: vec![] })),
-            ..Default::default()
-        }),
-        ("image tokens without an image", "tokens", v1::GenerateRequest {
-            input: Some(Input::Tokens(v1::TokenInput { ids: vec![1, 10, 13], images: vec![] })),
-            ..Default::default()
-        }),
+        ("a bias outside the vocabulary", "logit_bias", with_sampling(|s| s.logit_bias = [(1 << 30, 1.0)].into())),
+        ("an infinite bias", "logit_bias", with_sampling(|s| s.logit_bias = [(5, f32::INFINITY)].into())),
+        (
+            "a token outside the vocabulary",
+            "tokens",
+            v1::GenerateRequest {
+                input: Some(Input::Tokens(v1::TokenInput { ids: vec![1, 99_999_999], images: vec![] })),
+                ..Default::default()
+            },
+        ),
+        (
+            "image tokens without an image",
+            "tokens",
+            v1::GenerateRequest {
+                input: Some(Input::Tokens(v1::TokenInput { ids: vec![1, 10, 13], images: vec![] })),
+                ..Default::default()
+            },
+        ),
     ];
     for (what, field, request) in cases {
         let status = match client.generate(request).await {
@@ -198,7 +210,9 @@ async fn half_closed_and_garbled_connections_do_no_harm() -> Result<()> {
     let cluster = up().await?;
     for address in [&cluster.grpc, &cluster.http] {
         let address = address.trim_start_matches("http://");
-        for bytes in [&b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{"[..], b"\x00\xff\x00\xff", b""] {
+        for bytes in
+            [&b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{"[..], b"\x00\xff\x00\xff", b""]
+        {
             let mut stream = TcpStream::connect(address).await?;
             stream.write_all(bytes).await?;
             stream.shutdown().await?;

@@ -3,6 +3,8 @@
 //! They need a Python with the packages of `tests/requirements.txt`, which `tests/run.sh` prepares and names in
 //! `TESSERA_PYTHON`; without it these tests say that they are skipped.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and say why")]
+
 use std::env;
 
 use anyhow::{Context, Result};

@@ -16,7 +16,8 @@ fn grpc_request(case: &GoldenCase) -> v1::GenerateRequest {
             }),
         }),
     };
-    let message = |(role, parts): &(String, Vec<GoldenPart>)| v1::Message { role: role.clone(), parts: parts.iter().map(part).collect() };
+    let message =
+        |(role, parts): &(String, Vec<GoldenPart>)| v1::Message { role: role.clone(), parts: parts.iter().map(part).collect() };
     let messages = v1::Messages { messages: case.messages.iter().map(message).collect() };
     v1::GenerateRequest {
         input: Some(v1::generate_request::Input::Messages(messages)),
@@ -42,7 +43,8 @@ fn http_request(case: &GoldenCase) -> Value {
         [GoldenPart::Text(text)] => json!(text),
         parts => parts.iter().map(part).collect(),
     };
-    let messages: Vec<Value> = case.messages.iter().map(|(role, parts)| json!({"role": role, "content": content(parts)})).collect();
+    let messages: Vec<Value> =
+        case.messages.iter().map(|(role, parts)| json!({"role": role, "content": content(parts)})).collect();
     json!({
         "model": "", "messages": messages, "temperature": 0, "max_tokens": case.greedy.len(),
         "ignore_eos": true, "return_token_ids": true,

@@ -25,7 +25,8 @@ use crate::{
 /// Runs the load and prints the report.
 pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     let client = client::connect(&args.endpoint).await?;
-    let info = client.clone().get_model_info(v1::GetModelInfoRequest {}).await.context("the router does not say what it serves")?;
+    let info =
+        client.clone().get_model_info(v1::GetModelInfoRequest {}).await.context("the router does not say what it serves")?;
     let progress = progress_bar(&args);
     let start = Instant::now();
     let args = Arc::new(args);

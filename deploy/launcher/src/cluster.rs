@@ -71,19 +71,8 @@ impl LocalCluster {
     /// The learned model with everything else as usual.
     pub(crate) async fn for_demo(model: &Path, tp: u16) -> Result<Self> {
         let args = UpArgs {
-            model: ModelArgs {
-                model: model.display().to_string(),
-                load_format: LoadFormat::Auto,
-                served_model_name: None,
-            },
-            replica: ReplicaArgs {
-                tp,
-                dtype: DtypeArg::Bf16,
-                max_context: None,
-                max_sequences: 16,
-                step_tokens: 512,
-                queue: 16,
-            },
+            model: ModelArgs { model: model.display().to_string(), load_format: LoadFormat::Auto, served_model_name: None },
+            replica: ReplicaArgs { tp, dtype: DtypeArg::Bf16, max_context: None, max_sequences: 16, step_tokens: 512, queue: 16 },
             replicas: 1,
             compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20) },
             front: FrontArgs { grpc: LOOPBACK, http: LOOPBACK, allow_image_urls: false, api_key_file: None },

@@ -76,7 +76,7 @@ pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -
         id: unique("worker"),
         listen,
         advertise: None,
-        host: host(),
+        host: tessera_shard_worker::host(),
         threads: args.threads.map_or((cores / usize::from(ranks)).max(1), usize::from),
         kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
         lease: LEASE,
@@ -124,12 +124,6 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
 /// A name no other process has.
 pub(crate) fn unique(role: &str) -> String {
     format!("{role}-{:016x}", rand::random::<u64>())
-}
-
-/// What ranks that can share memory have in common.
-fn host() -> String {
-    let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    read("/etc/machine-id").or_else(|| read("/proc/sys/kernel/random/boot_id")).unwrap_or_else(|| "localhost".into())
 }
 
 /// Memory that can be had without swapping, in bytes.

@@ -41,9 +41,17 @@ fn main() -> Result<(), DeviceError> {
         let seconds = middle(times);
         let (speed, rate) = (model.bytes / seconds / 1e9, *rows as f64 / seconds);
         if *rows < MANY {
-            println!("{rows:5} rows: {speed:6.1} GB/s = {:.2}; {rate:7.1} rows/s = {:.2} x the first", speed / bandwidth, rate / one);
+            println!(
+                "{rows:5} rows: {speed:6.1} GB/s = {:.2}; {rate:7.1} rows/s = {:.2} x the first",
+                speed / bandwidth,
+                rate / one
+            );
         } else {
-            println!("{rows:5} rows: {:6.0} GFLOP/s = {:.2}; {rate:7.1} rows/s", rate * model.bytes / 1e9, rate * model.bytes / 1e9 / peak);
+            println!(
+                "{rows:5} rows: {:6.0} GFLOP/s = {:.2}; {rate:7.1} rows/s",
+                rate * model.bytes / 1e9,
+                rate * model.bytes / 1e9 / peak
+            );
         }
     }
     Ok(())

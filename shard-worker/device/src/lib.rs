@@ -123,7 +123,13 @@ pub trait Device: Send {
 
     /// `out[i] = table[tokens[i] - first]`, or zeros where the table (this rank's slice of the vocabulary, from
     /// `first`) does not hold the token. `None` leaves the row as it is (an image feature goes there).
-    fn embed(&self, table: &Self::Table, first: usize, tokens: &[Option<TokenId>], out: &mut Self::Tensor) -> Result<(), DeviceError>;
+    fn embed(
+        &self,
+        table: &Self::Table,
+        first: usize,
+        tokens: &[Option<TokenId>],
+        out: &mut Self::Tensor,
+    ) -> Result<(), DeviceError>;
 
     /// `out[to[i]] = from[rows[i]]`.
     fn copy_rows(&self, from: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor, to: &[usize]) -> Result<(), DeviceError>;
@@ -150,12 +156,33 @@ pub trait Device: Send {
     fn rotate(&self, qkv: &mut Self::Tensor, heads: Heads, rotary: &Self::Rotary, positions: &[u32]) -> Result<(), DeviceError>;
 
     /// Writes keys and values of fused rows into a layer's blocks.
-    fn store(&self, qkv: &Self::Tensor, heads: Heads, cache: &mut Self::Cache, layer: usize, chunks: &[ChunkSpan<'_>]) -> Result<(), DeviceError>;
+    fn store(
+        &self,
+        qkv: &Self::Tensor,
+        heads: Heads,
+        cache: &mut Self::Cache,
+        layer: usize,
+        chunks: &[ChunkSpan<'_>],
+    ) -> Result<(), DeviceError>;
 
     /// Causal attention of the queries of fused rows over the cache, which already holds the chunk's own keys and
     /// values; `out` is `[rows, heads * head_dim]`. Blocks are walked in order, whatever the chunk.
-    fn attend(&self, qkv: &Self::Tensor, heads: Heads, cache: &Self::Cache, layer: usize, chunks: &[ChunkSpan<'_>], out: &mut Self::Tensor) -> Result<(), DeviceError>;
+    fn attend(
+        &self,
+        qkv: &Self::Tensor,
+        heads: Heads,
+        cache: &Self::Cache,
+        layer: usize,
+        chunks: &[ChunkSpan<'_>],
+        out: &mut Self::Tensor,
+    ) -> Result<(), DeviceError>;
 
     /// Full attention inside each span of rows (one image each), none across.
-    fn attend_images(&self, qkv: &Self::Tensor, heads: Heads, images: &[Range<usize>], out: &mut Self::Tensor) -> Result<(), DeviceError>;
+    fn attend_images(
+        &self,
+        qkv: &Self::Tensor,
+        heads: Heads,
+        images: &[Range<usize>],
+        out: &mut Self::Tensor,
+    ) -> Result<(), DeviceError>;
 }

@@ -4,7 +4,11 @@
 //! a plain background, decided by whole-number tests, without antialiasing.
 
 use image::{Rgb, RgbImage};
-use rand::{Rng, rngs::StdRng, seq::{IndexedRandom, SliceRandom}};
+use rand::{
+    Rng,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 
 const COLOURS: [(&str, [u8; 3]); 7] = [
     ("red", [220, 40, 40]),

@@ -6,9 +6,6 @@ mod decode;
 mod grid;
 mod resize;
 
-#[cfg(test)]
-mod tests;
-
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tessera_types::{Grid, ImageKey, VisionSpec};

@@ -29,9 +29,8 @@ fn rank_of(piece: &[u8], start: usize, end: usize, ranks: &FxHashMap<Vec<u8>, u3
 /// Bounds of the tokens, by repeated scans.
 fn merge_short(piece: &[u8], ranks: &FxHashMap<Vec<u8>, u32>) -> Vec<usize> {
     // (start of a token, rank of it merged with the next)
-    let mut parts: Vec<(usize, u32)> = (0..=piece.len())
-        .map(|at| (at, if at + 2 <= piece.len() { rank_of(piece, at, at + 2, ranks) } else { NONE }))
-        .collect();
+    let mut parts: Vec<(usize, u32)> =
+        (0..=piece.len()).map(|at| (at, if at + 2 <= piece.len() { rank_of(piece, at, at + 2, ranks) } else { NONE })).collect();
     loop {
         let lowest = parts.iter().enumerate().min_by_key(|(index, part)| (part.1, *index));
         let Some((index, &(_, rank))) = lowest else { break };

@@ -5,9 +5,6 @@ mod hugging_face;
 mod split;
 mod tekken;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -23,7 +20,7 @@ pub struct Tokenizer(Kind);
 enum Kind {
     Tekken(Box<Tekken>),
     HuggingFace(Box<HuggingFace>),
-    Bytes([u8; 256]),
+    Bytes(Box<[u8; 256]>),
 }
 
 /// A tokenizer file that cannot be used.
@@ -73,7 +70,7 @@ impl Tokenizer {
 
     /// Every byte is a token: what a shape without weights is served with.
     pub fn bytes() -> Self {
-        Self(Kind::Bytes(std::array::from_fn(|byte| byte as u8)))
+        Self(Kind::Bytes(Box::new(std::array::from_fn(|byte| byte as u8))))
     }
 
     /// The text's tokens, without begin or end.
@@ -90,7 +87,9 @@ impl Tokenizer {
         match &self.0 {
             Kind::Tekken(tekken) => tekken.token_bytes(token),
             Kind::HuggingFace(hugging_face) => hugging_face.token_bytes(token),
-            Kind::Bytes(table) => token.0.checked_sub(special::COUNT).and_then(|rank| table.get(rank as usize..=rank as usize)).unwrap_or(&[]),
+            Kind::Bytes(table) => {
+                token.0.checked_sub(special::COUNT).and_then(|rank| table.get(rank as usize..=rank as usize)).unwrap_or(&[])
+            }
         }
     }
 }

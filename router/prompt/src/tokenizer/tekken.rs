@@ -44,7 +44,8 @@ impl Tekken {
     pub(super) fn parse(file: &[u8]) -> Result<Self, String> {
         let File { config, vocab } = serde_json::from_slice(file).map_err(|error| error.to_string())?;
         let first = config.default_num_special_tokens;
-        let used = config.default_vocab_size.checked_sub(first).ok_or("default_vocab_size is below default_num_special_tokens")?;
+        let used =
+            config.default_vocab_size.checked_sub(first).ok_or("default_vocab_size is below default_num_special_tokens")?;
         let mut tokens = Vec::with_capacity(used as usize);
         // The file holds more ranks than the model uses.
         for (index, entry) in vocab.iter().take(used as usize).enumerate() {

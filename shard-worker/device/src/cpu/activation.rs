@@ -45,10 +45,17 @@ impl Kernel for Swiglu<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let one = s.splat(1.0);
-        zip_into(s, self.gate, self.up, self.out, #[inline(always)] |gate, up| {
-            let minus = s.sub(s.splat(0.0), gate);
-            s.mul(s.div(gate, s.add(one, exp(s, minus))), up)
-        });
+        zip_into(
+            s,
+            self.gate,
+            self.up,
+            self.out,
+            #[inline(always)]
+            |gate, up| {
+                let minus = s.sub(s.splat(0.0), gate);
+                s.mul(s.div(gate, s.add(one, exp(s, minus))), up)
+            },
+        );
     }
 }
 
@@ -63,11 +70,16 @@ impl Kernel for Gelu<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let zero = s.splat(0.0);
-        map(s, self.x, #[inline(always)] |x| {
-            let size = s.max(s.sub(zero, x), x);
-            let tail = s.mul(s.splat(-0.5), erfc(s, s.mul(size, s.splat(std::f32::consts::FRAC_1_SQRT_2))));
-            s.fma(size, tail, s.max(x, zero))
-        });
+        map(
+            s,
+            self.x,
+            #[inline(always)]
+            |x| {
+                let size = s.max(s.sub(zero, x), x);
+                let tail = s.mul(s.splat(-0.5), erfc(s, s.mul(size, s.splat(std::f32::consts::FRAC_1_SQRT_2))));
+                s.fma(size, tail, s.max(x, zero))
+            },
+        );
     }
 }
 
@@ -81,6 +93,12 @@ impl Kernel for Add<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        zip_map(s, self.x, self.y, #[inline(always)] |x, y| s.add(x, y));
+        zip_map(
+            s,
+            self.x,
+            self.y,
+            #[inline(always)]
+            |x, y| s.add(x, y),
+        );
     }
 }

@@ -31,7 +31,8 @@ impl<T: Pod> Buffer<T> {
     /// Fails where the system has no such memory; `what` names it in the error.
     pub(super) fn zeroed(len: usize, what: &str) -> Result<Self, DeviceError> {
         let failed = |bytes| DeviceError::OutOfMemory { what: what.to_owned(), bytes, device: "the host".to_owned() };
-        let bytes = len.checked_mul(size_of::<T>()).filter(|b| *b <= isize::MAX as usize - 2 * HUGE_PAGE).ok_or(failed(usize::MAX))?;
+        let bytes =
+            len.checked_mul(size_of::<T>()).filter(|b| *b <= isize::MAX as usize - 2 * HUGE_PAGE).ok_or(failed(usize::MAX))?;
         let start = match bytes {
             0 => Some(NonNull::<[u64; 8]>::dangling().cast()),
             HUGE_PAGE.. => map(bytes),

@@ -1,5 +1,7 @@
 //! Transcendental functions of vectors, the same on every instruction set.
 
+#![allow(clippy::excessive_precision, reason = "coefficients as they were published")]
+
 use super::simd::Simd;
 
 /// `e^x` within two units in the last place; at least `e^-87` and at most `e^88`. NaN stays NaN.

@@ -27,7 +27,14 @@ impl Kernel for RmsNorm<'_> {
     fn run<S: Simd>(self, s: S) {
         let mean = sum_of_squares(s, self.x) / self.x.len() as f32;
         let factor = s.splat(1.0 / (mean + self.eps).sqrt());
-        zip_into(s, self.x, self.scale, self.out, #[inline(always)] |x, scale| s.mul(s.mul(x, factor), scale));
+        zip_into(
+            s,
+            self.x,
+            self.scale,
+            self.out,
+            #[inline(always)]
+            |x, scale| s.mul(s.mul(x, factor), scale),
+        );
     }
 }
 

@@ -72,7 +72,13 @@ fn frequencies(head_dim: usize, theta: f64) -> impl Iterator<Item = f64> {
 }
 
 /// Turns queries and keys of fused rows; see [`crate::Device::rotate`].
-pub(super) fn rotate(pool: &Pool, qkv: &mut [f32], heads: Heads, rotary: &CpuRotary, positions: &[u32]) -> Result<(), DeviceError> {
+pub(super) fn rotate(
+    pool: &Pool,
+    qkv: &mut [f32],
+    heads: Heads,
+    rotary: &CpuRotary,
+    positions: &[u32],
+) -> Result<(), DeviceError> {
     if rotary.pairs * 2 != heads.head_dim {
         let detail = format!("heads of {} turned by angles for {}", heads.head_dim, rotary.pairs * 2);
         return Err(DeviceError::Shape { operation: "rotate", detail });

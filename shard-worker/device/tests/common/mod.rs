@@ -1,4 +1,6 @@
 //! Random matrices, devices of every kind, and comparison bit by bit.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic and say why")]
 #![allow(dead_code)]
 
 use half::bf16;

@@ -58,7 +58,8 @@ impl<E: Element> Kernel for Run<'_, E> {
             self.load(tile, group, &mut state);
             states.push(state);
         }
-        let spans = Spans { pages: self.pages, blocks: self.group.chunk.blocks, layer: self.attention.layer, head: self.group.head };
+        let spans =
+            Spans { pages: self.pages, blocks: self.group.chunk.blocks, layer: self.attention.layer, head: self.group.head };
         let all = self.visible(self.group.rows.end - 1);
         for first in (0..all).step_by(SPAN) {
             for (tile, state) in self.tiles.iter().zip(&mut states) {

@@ -78,7 +78,12 @@ pub(super) fn attend_images(
     let layout = Layout::new(most, heads.kv_heads, heads.head_dim);
     let blocks: Vec<_> = (0..most as u32).map(BlockId).collect();
     for rows in images {
-        check("attend_images", out.len() / (heads.heads * heads.head_dim), most, &[ChunkSpan { rows: rows.clone(), start: 0, blocks: &blocks }])?;
+        check(
+            "attend_images",
+            out.len() / (heads.heads * heads.head_dim),
+            most,
+            &[ChunkSpan { rows: rows.clone(), start: 0, blocks: &blocks }],
+        )?;
     }
     let mut memory = arena.tensor(2, layout.layer())?;
     let (keys, values) = memory.numbers_mut().split_at_mut(layout.layer());

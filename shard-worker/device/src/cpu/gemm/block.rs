@@ -108,7 +108,6 @@ impl<E: Element> Part<'_, E> {
         let (sums, saved) = sums.split_at_mut(size);
         let last = self.block.segments.len() - 2;
         for (index, bounds) in self.block.segments.windows(2).enumerate() {
-            sums.fill([0.0; PANEL]);
             self.segment(s, bounds[0]..bounds[1], wide, sums);
             let level = index.trailing_ones() as usize;
             for saved in saved.chunks_exact(size).take(level) {
@@ -124,17 +123,21 @@ impl<E: Element> Part<'_, E> {
     #[inline(always)]
     fn segment<S: Simd>(&self, s: S, steps: Range<usize>, wide: &mut [Line], sums: &mut [Line]) {
         let rows = padded(self.tiles);
+        if steps.is_empty() {
+            sums.fill([0.0; PANEL]);
+        }
         let run = if self.block.plan.widen { STEPS } else { steps.len().max(1) };
         for start in steps.clone().step_by(run) {
+            let carry = start > steps.start;
             let run = start..steps.end.min(start + run);
             for (panel, sums) in self.panels.clone().zip(sums.chunks_exact_mut(rows)) {
                 let weights = &self.block.packed.panel(panel)[run.clone()];
                 if self.block.plan.widen {
                     let wide = &mut wide[..weights.len()];
                     widen(s, weights, wide);
-                    self.accumulate::<S, f32, false>(s, &run, wide, sums);
+                    self.accumulate::<S, f32, false>(s, carry, &run, wide, sums);
                 } else {
-                    self.accumulate::<S, E, true>(s, &run, weights, sums);
+                    self.accumulate::<S, E, true>(s, carry, &run, weights, sums);
                 }
             }
         }
@@ -144,6 +147,7 @@ impl<E: Element> Part<'_, E> {
     fn accumulate<S: Simd, W: Element, const STREAM: bool>(
         &self,
         s: S,
+        carry: bool,
         steps: &Range<usize>,
         weights: &[[W; PANEL]],
         sums: &mut [Line],
@@ -152,7 +156,7 @@ impl<E: Element> Part<'_, E> {
             // All tiles but the last are full, so they lie where their rows would.
             let x = &self.block.x[tile.first * self.block.packed.inner()..];
             let x = &x[steps.start * tile.height..steps.end * tile.height];
-            accumulate::<S, W, STREAM>(s, tile.height, x, weights, &mut sums[tile.first - self.tiles[0].first..]);
+            accumulate::<S, W, STREAM>(s, tile.height, carry, x, weights, &mut sums[tile.first - self.tiles[0].first..]);
         }
     }
 

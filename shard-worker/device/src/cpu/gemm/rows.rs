@@ -36,7 +36,13 @@ pub(super) fn padded(tiles: &[Tile]) -> usize {
 }
 
 /// Packs `x` `[_, inner]` into `to`, tile by tile as `[inner][height]`.
-pub(super) fn pack<'a>(pool: &Pool, x: &[f32], inner: usize, tiles: &[Tile], to: &'a mut [f32]) -> Result<&'a [f32], DeviceError> {
+pub(super) fn pack<'a>(
+    pool: &Pool,
+    x: &[f32],
+    inner: usize,
+    tiles: &[Tile],
+    to: &'a mut [f32],
+) -> Result<&'a [f32], DeviceError> {
     /// Steps a task packs.
     const STEPS: usize = 512;
     let runs = inner.div_ceil(STEPS);

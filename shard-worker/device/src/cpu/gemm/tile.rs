@@ -19,38 +19,41 @@ pub(super) fn prefetch<S: Simd, E: Element>(s: S, line: &[E; PANEL]) {
     s.prefetch(line.as_ptr().wrapping_add(AHEAD * PANEL));
 }
 
-/// `sums[r] += x[.][r] * weights[.]`, step by step in order, for a tile of `height` rows. `STREAM` is whether the
-/// weights come from memory.
+/// `sums[r] += x[.][r] * weights[.]`, step by step in order, for a tile of `height` rows; from zero unless `carry`.
+/// `STREAM` is whether the weights come from memory.
 #[inline(always)]
 pub(super) fn accumulate<S: Simd, E: Element, const STREAM: bool>(
     s: S,
     height: usize,
+    carry: bool,
     x: &[f32],
     weights: &[[E; PANEL]],
     sums: &mut [Line],
 ) {
     match height {
-        12 => of_height::<S, E, STREAM, 12>(s, x, weights, sums),
-        8 => of_height::<S, E, STREAM, 8>(s, x, weights, sums),
-        6 => of_height::<S, E, STREAM, 6>(s, x, weights, sums),
-        4 => of_height::<S, E, STREAM, 4>(s, x, weights, sums),
-        2 => of_height::<S, E, STREAM, 2>(s, x, weights, sums),
-        _ => of_height::<S, E, STREAM, 1>(s, x, weights, sums),
+        12 => of_height::<S, E, STREAM, 12>(s, carry, x, weights, sums),
+        8 => of_height::<S, E, STREAM, 8>(s, carry, x, weights, sums),
+        6 => of_height::<S, E, STREAM, 6>(s, carry, x, weights, sums),
+        4 => of_height::<S, E, STREAM, 4>(s, carry, x, weights, sums),
+        2 => of_height::<S, E, STREAM, 2>(s, carry, x, weights, sums),
+        _ => of_height::<S, E, STREAM, 1>(s, carry, x, weights, sums),
     }
 }
 
 #[inline(always)]
 fn of_height<S: Simd, E: Element, const STREAM: bool, const H: usize>(
     s: S,
+    carry: bool,
     x: &[f32],
     weights: &[[E; PANEL]],
     sums: &mut [Line],
 ) {
     let Some(sums) = sums.first_chunk_mut() else { return };
-    s.outline(Tile::<E, STREAM, H> { x: x.as_chunks().0, weights, sums });
+    s.outline(Tile::<E, STREAM, H> { carry, x: x.as_chunks().0, weights, sums });
 }
 
 struct Tile<'a, E, const STREAM: bool, const H: usize> {
+    carry: bool,
     x: &'a [[f32; H]],
     weights: &'a [[E; PANEL]],
     sums: &'a mut [Line; H],
@@ -60,68 +63,64 @@ impl<E: Element, const STREAM: bool, const H: usize> Kernel for Tile<'_, E, STRE
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         if S::WIDE || H <= 2 {
-            wide::<S, E, STREAM, H>(s, self.x, self.weights, self.sums);
+            self.both(s);
         } else {
-            narrow::<S, E, STREAM, H, 0>(s, self.x, self.weights, self.sums);
-            narrow::<S, E, false, H, 1>(s, self.x, self.weights, self.sums);
+            self.half::<S, 0>(s);
+            self.half::<S, 1>(s);
         }
     }
 }
 
-/// Both vectors of a line at once.
-#[inline(always)]
-fn wide<S: Simd, E: Element, const STREAM: bool, const H: usize>(
-    s: S,
-    x: &[[f32; H]],
-    weights: &[[E; PANEL]],
-    sums: &mut [Line; H],
-) {
-    let mut acc = [[s.splat(0.0); 2]; H];
-    for r in 0..H {
-        let (halves, _) = sums[r].as_chunks::<LANES>();
-        acc[r] = [s.load(&halves[0]), s.load(&halves[1])];
-    }
-    for (x, line) in x.iter().zip(weights) {
-        if STREAM {
-            prefetch(s, line);
+impl<E: Element, const STREAM: bool, const H: usize> Tile<'_, E, STREAM, H> {
+    /// Both vectors of a line at once.
+    #[inline(always)]
+    fn both<S: Simd>(&mut self, s: S) {
+        let mut acc = [[s.splat(0.0); 2]; H];
+        if self.carry {
+            for r in 0..H {
+                let (halves, _) = self.sums[r].as_chunks::<LANES>();
+                acc[r] = [s.load(&halves[0]), s.load(&halves[1])];
+            }
         }
-        let [low, high] = E::line(s, line);
+        for (x, line) in self.x.iter().zip(self.weights) {
+            if STREAM {
+                prefetch(s, line);
+            }
+            let [low, high] = E::line(s, line);
+            for r in 0..H {
+                let x = s.splat(x[r]);
+                acc[r] = [s.fma(x, low, acc[r][0]), s.fma(x, high, acc[r][1])];
+            }
+        }
         for r in 0..H {
-            let x = s.splat(x[r]);
-            acc[r] = [s.fma(x, low, acc[r][0]), s.fma(x, high, acc[r][1])];
+            let (halves, _) = self.sums[r].as_chunks_mut::<LANES>();
+            s.store(acc[r][0], &mut halves[0]);
+            s.store(acc[r][1], &mut halves[1]);
         }
     }
-    for r in 0..H {
-        let (halves, _) = sums[r].as_chunks_mut::<LANES>();
-        s.store(acc[r][0], &mut halves[0]);
-        s.store(acc[r][1], &mut halves[1]);
-    }
-}
 
-/// One vector of a line, where the register file is small.
-#[inline(always)]
-fn narrow<S: Simd, E: Element, const STREAM: bool, const H: usize, const HALF: usize>(
-    s: S,
-    x: &[[f32; H]],
-    weights: &[[E; PANEL]],
-    sums: &mut [Line; H],
-) {
-    let mut acc = [s.splat(0.0); H];
-    for r in 0..H {
-        acc[r] = s.load(&sums[r].as_chunks::<LANES>().0[HALF]);
-    }
-    for (x, line) in x.iter().zip(weights) {
-        if STREAM {
-            prefetch(s, line);
+    /// One vector of a line, where the register file is small.
+    #[inline(always)]
+    fn half<S: Simd, const HALF: usize>(&mut self, s: S) {
+        let mut acc = [s.splat(0.0); H];
+        if self.carry {
+            for r in 0..H {
+                acc[r] = s.load(&self.sums[r].as_chunks::<LANES>().0[HALF]);
+            }
         }
-        let weights = E::line(s, line)[HALF];
+        for (x, line) in self.x.iter().zip(self.weights) {
+            if STREAM && HALF == 0 {
+                prefetch(s, line);
+            }
+            let weights = E::line(s, line)[HALF];
+            for r in 0..H {
+                acc[r] = s.fma(s.splat(x[r]), weights, acc[r]);
+            }
+        }
         for r in 0..H {
-            acc[r] = s.fma(s.splat(x[r]), weights, acc[r]);
+            s.store(acc[r], &mut self.sums[r].as_chunks_mut::<LANES>().0[HALF]);
         }
-    }
-    for r in 0..H {
-        s.store(acc[r], &mut sums[r].as_chunks_mut::<LANES>().0[HALF]);
     }
 }

@@ -81,10 +81,7 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.add(8).cast()));
-            Halves(
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-            )
+            Halves(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
         }
     }
 
@@ -96,10 +93,7 @@ impl Simd for Avx2 {
             let (low, high) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(LANES).cast()));
             let odd = _mm256_set1_epi32(0xffff_0000_u32 as i32);
             [
-                Halves(
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-                ),
+                Halves(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))),
                 Halves(_mm256_castsi256_ps(_mm256_and_si256(low, odd)), _mm256_castsi256_ps(_mm256_and_si256(high, odd))),
             ]
         }
