@@ -1,5 +1,7 @@
 //! Attention over the paged cache, and over images.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic and say why")]
+
 mod common;
 
 use std::ops::Range;

@@ -1,5 +1,7 @@
 //! Operations on rows and numbers.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic and say why")]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! Products with packed weights.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic and say why")]
+
 mod common;
 
 use common::*;

@@ -12,7 +12,7 @@ use super::tile::{Line, accumulate, prefetch};
 use crate::cpu::element::{Element, PANEL};
 use crate::cpu::parts::Parts;
 use crate::cpu::scratch::with_scratch;
-use crate::cpu::simd::{Isa, Kernel, LANES, Simd};
+use crate::cpu::simd::{Isa, Kernel, LANES, Simd, copy};
 
 /// Rows from which widening a panel pays.
 const MANY_ROWS: usize = 40;
@@ -117,7 +117,7 @@ impl<E: Element> Part<'_, E> {
                 saved[level * size..(level + 1) * size].copy_from_slice(sums);
             }
         }
-        self.write(sums);
+        self.write(s, sums);
     }
 
     #[inline(always)]
@@ -160,7 +160,8 @@ impl<E: Element> Part<'_, E> {
         }
     }
 
-    fn write(&self, sums: &[Line]) {
+    #[inline(always)]
+    fn write<S: Simd>(&self, s: S, sums: &[Line]) {
         let rows: usize = self.tiles.iter().map(|tile| tile.rows).sum();
         for (panel, sums) in self.panels.clone().zip(sums.chunks_exact(padded(self.tiles))) {
             let first = panel * PANEL;
@@ -168,7 +169,8 @@ impl<E: Element> Part<'_, E> {
             for (row, sums) in (self.tiles[0].first..).zip(&sums[..rows]) {
                 let at = row * self.block.cols + first;
                 // SAFETY: a panel's columns belong to one task.
-                unsafe { self.block.out.claim(at..at + width) }.copy_from_slice(&sums[..width]);
+                let out = unsafe { self.block.out.claim(at..at + width) };
+                copy(s, sums, out);
             }
         }
     }

@@ -2,6 +2,19 @@
 
 use super::{LANES, Lanes, Simd};
 
+/// `out[i] = x[i]`, over the shorter of the two.
+#[inline(always)]
+pub(in crate::cpu) fn copy<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
+    let (body, tail) = out.as_chunks_mut::<LANES>();
+    let (x, rest) = x[..body.len() * LANES + tail.len()].as_chunks::<LANES>();
+    for (out, x) in body.iter_mut().zip(x) {
+        s.store(s.load(x), out);
+    }
+    for (out, x) in tail.iter_mut().zip(rest) {
+        *out = *x;
+    }
+}
+
 /// `x[i] = f(x[i])`
 #[inline(always)]
 pub(in crate::cpu) fn map<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::V) -> S::V) {

@@ -12,7 +12,7 @@ mod portable;
 
 use half::bf16;
 
-pub(super) use lanes::{map, sum, zip_into, zip_map};
+pub(super) use lanes::{copy, map, sum, zip_into, zip_map};
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
