@@ -1,6 +1,6 @@
 //! Attention over the paged cache, and over images.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic and say why")]
+#![allow(clippy::unwrap_used, clippy::single_range_in_vec_init, reason = "a test may panic; one image is one range")]
 
 mod common;
 
