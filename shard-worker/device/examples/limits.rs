@@ -1,7 +1,6 @@
 //! Prints what the kernels reach of what the machine allows, on the layers of a 1B decoder:
 //! `limits [THREADS [ROWS...]]`. Kernels and limits take turns, so that a busy machine slows both.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic and say why")]
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
