@@ -58,10 +58,12 @@ fn summary(outcome: &Outcome) -> String {
     let timings = usage.timings.unwrap_or_default();
     let ms = |us: u64| us as f64 / 1e3;
     let decode = Duration::from_micros(timings.decode_us).as_secs_f64();
-    let rate = if decode > 0.0 { f64::from(usage.generated_tokens.saturating_sub(1)) / decode } else { 0.0 };
+    // A handful of tokens tells nothing about speed.
+    let gaps = usage.generated_tokens.saturating_sub(1);
+    let rate = if gaps >= 4 && decode > 0.0 { format!(", then {:.0} tokens/s", f64::from(gaps) / decode) } else { String::new() };
     format!(
         "tokens    {} prompt ({} of the picture), {} generated\n\
-         speed     first token after {:.1} ms, then {rate:.0} tokens/s\n\
+         speed     first token after {:.1} ms{rate}\n\
          stages    image {:.1} ms, queue {:.1}, encode {:.1}, prefill {:.1}, decode {:.1}\n",
         usage.prompt_tokens,
         usage.image_tokens,
