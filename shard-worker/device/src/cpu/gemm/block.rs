@@ -16,8 +16,8 @@ use crate::cpu::simd::{Isa, Kernel, LANES, Simd, copy};
 
 /// Rows from which widening a panel pays.
 const MANY_ROWS: usize = 40;
-/// Steps widened together: 24 KiB of weights, beside 9 KiB of a tile's activations.
-const STEPS: usize = 192;
+/// Steps widened together: 12 KiB of weights, beside 5 KiB of a tile's activations.
+const STEPS: usize = 96;
 /// Tiles whose sums are kept at a time.
 const TILES: usize = 32;
 /// Saved sums of a tree of eight segments.

@@ -34,13 +34,6 @@ enum Weights {
 }
 
 impl CpuMatrix {
-    /// TEMPORARY
-    pub fn raw(&self) -> &[[u16; 32]] {
-        match &self.weights {
-            Weights::Bf16(p) => bytemuck::cast_slice(p.all()),
-            Weights::F32(_) => &[],
-        }
-    }
     /// See [`crate::Device::load_matrix`].
     pub(super) fn load(pool: &Pool, sources: &[MatrixSource<'_>], segments: &[usize], dtype: Dtype) -> Result<Self, DeviceError> {
         let failed = |detail| Err(DeviceError::Shape { operation: "load_matrix", detail });

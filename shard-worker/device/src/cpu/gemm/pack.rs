@@ -31,10 +31,6 @@ impl<E: Element> Packed<E> {
         Ok(Self { inner, panels, numbers })
     }
 
-    pub(super) fn all(&self) -> &[[E; PANEL]] {
-        self.numbers.as_chunks().0
-    }
-
     pub(super) fn inner(&self) -> usize {
         self.inner
     }

@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use crate::cpu::element::{Element, PANEL};
-use crate::cpu::simd::{Kernel, LANES, Simd};
+use crate::cpu::simd::{LANES, Simd};
 
 /// Lines of weights to ask memory for in advance. Without it, a loop over one or two rows runs into lines that the
 /// hardware's prefetcher has not fetched yet, at little more than half of the bandwidth.
@@ -49,7 +49,13 @@ fn of_height<S: Simd, E: Element, const STREAM: bool, const H: usize>(
     sums: &mut [Line],
 ) {
     let Some(sums) = sums.first_chunk_mut() else { return };
-    s.outline(Tile::<E, STREAM, H> { carry, x: x.as_chunks().0, weights, sums });
+    let mut tile = Tile::<E, STREAM, H> { carry, x: x.as_chunks().0, weights, sums };
+    if S::WIDE || H <= 2 {
+        tile.both(s);
+    } else {
+        tile.half::<S, 0>(s);
+        tile.half::<S, 1>(s);
+    }
 }
 
 struct Tile<'a, E, const STREAM: bool, const H: usize> {
@@ -57,20 +63,6 @@ struct Tile<'a, E, const STREAM: bool, const H: usize> {
     x: &'a [[f32; H]],
     weights: &'a [[E; PANEL]],
     sums: &'a mut [Line; H],
-}
-
-impl<E: Element, const STREAM: bool, const H: usize> Kernel for Tile<'_, E, STREAM, H> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        if S::WIDE || H <= 2 {
-            self.both(s);
-        } else {
-            self.half::<S, 0>(s);
-            self.half::<S, 1>(s);
-        }
-    }
 }
 
 impl<E: Element, const STREAM: bool, const H: usize> Tile<'_, E, STREAM, H> {

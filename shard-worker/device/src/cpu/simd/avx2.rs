@@ -17,7 +17,6 @@ pub(super) struct Halves(__m256, __m256);
 
 /// Runs a kernel; to be called only where the CPU has the features.
 #[target_feature(enable = "avx2,fma")]
-#[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -113,11 +112,5 @@ impl Simd for Avx2 {
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: a prefetch of an invalid address does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
-    }
-
-    #[inline(always)]
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: `self` proves the features.
-        unsafe { run(kernel) }
     }
 }

@@ -59,8 +59,6 @@ pub(super) trait Simd: Copy {
     fn pow2(self, t: Self::V) -> Self::V;
     /// Asks for the cache line at an address, which need not be valid, to come to the second-level cache.
     fn prefetch<T>(self, address: *const T);
-    /// Runs a kernel as a function of its own.
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output;
 }
 
 /// Work that is compiled for every instruction set.

@@ -11,7 +11,6 @@ use super::{Kernel, LANES, Lanes, Simd};
 pub(super) struct Portable;
 
 /// Runs a kernel.
-#[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Portable)
 }
@@ -68,9 +67,4 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
-
-    #[inline(always)]
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        run(kernel)
-    }
 }
