@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release --locked --quiet --workspace
+export TESSERA_LOG="${TESSERA_LOG:-error}"
 exec target/release/tessera-bench

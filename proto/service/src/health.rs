@@ -81,8 +81,9 @@ impl Health {
         let service = HealthServer::new(TonicHealth::from_health_reporter(reporter.clone()));
         let mut report = Report { reporter, services: services.iter().copied().chain([""]).collect() };
         // Nobody else knows the reporter yet, so this does not wait; and nobody sees a status that is not true.
-        let _ = report.tell(self.status()).now_or_never();
-        tokio::spawn(follow(Arc::downgrade(&self.0), report));
+        let status = self.status();
+        let _ = report.tell(status).now_or_never();
+        tokio::spawn(follow(Arc::downgrade(&self.0), report, status));
         service.accept_compressed(Gzip).send_compressed(Gzip)
     }
 }
@@ -110,8 +111,8 @@ impl Report {
     }
 }
 
-async fn follow(health: Weak<Inner>, mut report: Report) {
-    let mut told = None;
+/// Tells of changes alone: who watches hears each telling.
+async fn follow(health: Weak<Inner>, mut report: Report, mut told: ServingStatus) {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tick.tick().await;
@@ -120,7 +121,8 @@ async fn follow(health: Weak<Inner>, mut report: Report) {
             return report.dismiss().await;
         }
         let status = Health(inner).status();
-        if told.replace(status) != Some(status) {
+        if told != status {
+            told = status;
             report.tell(status).await;
         }
     }

@@ -80,14 +80,20 @@ sizes = [(R.randrange(1, 4200), R.randrange(1, 4200)) for _ in range(3000)] + [(
 grids = [encoder._image_to_num_tokens(type("I", (), {"size": s})) for s in sizes]
 small_encoder = ImageEncoder(ImageConfig(16, 256), SpecialImageIDs(10, 12, 13))
 pictures = []
-for w, h, mode in [(50, 33, "RGB"), (300, 120, "RGB"), (31, 90, "RGB"), (64, 48, "RGB"), (40, 40, "RGBA"), (40, 24, "L"), (33, 20, "P"), (700, 30, "RGB")]:
+PICTURES = [(50, 33, "RGB"), (300, 120, "RGB"), (31, 90, "RGB"), (64, 48, "RGB"), (40, 40, "RGBA"), (40, 24, "L"), (33, 20, "P"), (700, 30, "RGB")]
+MORE = [(45, 31, "I;16", "PNG", {}), (64, 48, "RGB", "PNG", {"transparency": (250, 5, 40)}), (45, 31, "RGBA", "WEBP", {"lossless": True}), (45, 31, "P", "GIF", {})]
+for w, h, mode, kind, options in [(*p, "PNG", {}) for p in PICTURES] + MORE:
     image = picture(w, h)
     if mode == "RGBA":
         image.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, w).astype(np.uint8), (h, 1))))
+    elif mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 2)
     elif mode != "RGB":
         image = image.convert(mode)
+    if "transparency" in options:
+        image.paste(options["transparency"], (0, 0, w // 2, h // 2))
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, kind, **options)
     pixels = small_encoder(ImageChunk(image=Image.open(io.BytesIO(file.getvalue())))).image
     flat = pixels.reshape(-1)
     at = sorted(R.sample(range(len(flat)), 200))

@@ -2,9 +2,14 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::ImageError;
+use super::{ImageError, jpeg, rgb};
+
+/// What may be allocated for what stands beside the pixels: far more than any colour profile.
+const METADATA_BYTES: u64 = 32 << 20;
+/// Of a GIF's frame as it is decoded.
+const BYTES_PER_PIXEL: u64 = 4;
 
 /// What a file may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +33,12 @@ pub fn probe(file: &[u8], limits: &ImageLimits) -> Result<(u32, u32), ImageError
 
 pub(super) fn decode(file: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
     let (format, decoder) = open(file, limits)?;
+    if format == ImageFormat::Jpeg && !jpeg::is_whole(file) {
+        return Err(ImageError::Decode { format: name(format), problem: "it breaks off".into() });
+    }
     let decoded = DynamicImage::from_decoder(decoder).map_err(|error| broken(format, &error))?;
-    Ok(on_white(decoded))
+    let stored = if format == ImageFormat::Png { rgb::Stored::of_png(file) } else { rgb::Stored::AsDecoded };
+    Ok(rgb::to_rgb(decoded, stored))
 }
 
 fn open<'f>(file: &'f [u8], limits: &ImageLimits) -> Result<(ImageFormat, impl ImageDecoder + 'f), ImageError> {
@@ -41,9 +50,9 @@ fn open<'f>(file: &'f [u8], limits: &ImageLimits) -> Result<(ImageFormat, impl I
         return Err(ImageError::Format);
     }
     let mut reader = ImageReader::with_format(Cursor::new(file), format);
-    // The bound on pixels below is what counts; sides may be long.
-    reader.no_limits();
-    let decoder = reader.into_decoder().map_err(|error| broken(format, &error))?;
+    // A header's colour profile is inflated as it is read. Sides may be long: the bound on pixels below is what counts.
+    reader.limits(allocating(METADATA_BYTES));
+    let mut decoder = reader.into_decoder().map_err(|error| broken(format, &error))?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(ImageError::Pixels { width, height, limit: limits.max_pixels });
@@ -51,7 +60,16 @@ fn open<'f>(file: &'f [u8], limits: &ImageLimits) -> Result<(ImageFormat, impl I
     if width == 0 || height == 0 {
         return Err(ImageError::Decode { format: name(format), problem: "it has no pixels".into() });
     }
+    // A GIF's first frame may be larger than the screen that its header tells.
+    let frame = BYTES_PER_PIXEL.saturating_mul(limits.max_pixels);
+    decoder.set_limits(allocating(frame)).map_err(|error| broken(format, &error))?;
     Ok((format, decoder))
+}
+
+fn allocating(bytes: u64) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(bytes);
+    limits
 }
 
 fn broken(format: ImageFormat, error: &image::ImageError) -> ImageError {
@@ -65,38 +83,4 @@ fn name(format: ImageFormat) -> &'static str {
         ImageFormat::WebP => "WebP",
         _ => "GIF",
     }
-}
-
-/// Transparent pixels let white through; the reference blends in whole numbers, rounded.
-fn on_white(decoded: DynamicImage) -> RgbImage {
-    let decoded = eight_bit(decoded);
-    if !decoded.color().has_alpha() {
-        return decoded.into_rgb8();
-    }
-    let rgba = decoded.into_rgba8();
-    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
-    for (out, pixel) in rgb.pixels_mut().zip(rgba.pixels()) {
-        let [colour @ .., alpha] = pixel.0;
-        out.0 = colour.map(|value| {
-            let mixed = 255 * (255 - u32::from(alpha)) + u32::from(value) * u32::from(alpha) + 128;
-            (((mixed >> 8) + mixed) >> 8) as u8
-        });
-    }
-    rgb
-}
-
-/// Of 16 bits a channel the reference keeps the upper eight.
-fn eight_bit(decoded: DynamicImage) -> DynamicImage {
-    fn upper(values: &[u16]) -> Vec<u8> {
-        values.iter().map(|value| (value >> 8) as u8).collect()
-    }
-    let (width, height) = (decoded.width(), decoded.height());
-    let kept = match &decoded {
-        DynamicImage::ImageLuma16(i) => image::GrayImage::from_raw(width, height, upper(i)).map(DynamicImage::from),
-        DynamicImage::ImageLumaA16(i) => image::GrayAlphaImage::from_raw(width, height, upper(i)).map(DynamicImage::from),
-        DynamicImage::ImageRgb16(i) => RgbImage::from_raw(width, height, upper(i)).map(DynamicImage::from),
-        DynamicImage::ImageRgba16(i) => image::RgbaImage::from_raw(width, height, upper(i)).map(DynamicImage::from),
-        _ => None,
-    };
-    kept.unwrap_or(decoded)
 }

@@ -4,7 +4,9 @@
 
 mod decode;
 mod grid;
+mod jpeg;
 mod resize;
+mod rgb;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -73,8 +75,9 @@ pub fn prepare(file: &[u8], spec: &VisionSpec, limits: &ImageLimits) -> Result<P
     let (width, height) = picture.dimensions();
     let grid = grid_of(width, height, spec);
     let (target_width, target_height) = (grid.cols as usize * spec.patch_size, grid.rows as usize * spec.patch_size);
-    let scaled = resize::cubic(picture.as_raw(), (width as usize, height as usize), (target_width, target_height));
-    Ok(PreparedImage { key: key_of(file, grid), grid, pixels: planes(&scaled), width, height })
+    let mut planes = Planes::new(target_width, target_height);
+    resize::cubic(picture.as_raw(), (width as usize, height as usize), (target_width, target_height), |row| planes.push(row));
+    Ok(PreparedImage { key: key_of(file, grid), grid, pixels: Bytes::from_owner(planes), width, height })
 }
 
 fn key_of(file: &[u8], grid: Grid) -> ImageKey {
@@ -82,23 +85,34 @@ fn key_of(file: &[u8], grid: Grid) -> ImageKey {
     ImageKey(hash.finalize().into())
 }
 
-/// Interleaved values of 0 to 255 to normalised planes.
-fn planes(interleaved: &[f32]) -> Bytes {
-    let pixels = interleaved.len() / 3;
-    let mut planes = vec![0.0_f32; interleaved.len()];
-    for (channel, plane) in planes.chunks_exact_mut(pixels.max(1)).enumerate() {
-        for (out, pixel) in plane.iter_mut().zip(interleaved.as_chunks::<3>().0) {
-            *out = (pixel[channel] / 255.0 - MEAN[channel]) / STD[channel];
-        }
-    }
-    Bytes::from_owner(Floats(planes))
+/// Normalised pixels, filled row by row; lent as bytes, little-endian on every machine Tessera runs on.
+struct Planes {
+    values: Vec<f32>,
+    plane: usize,
+    filled: usize,
 }
 
-/// Numbers lent as bytes; little-endian on every machine Tessera runs on.
-struct Floats(Vec<f32>);
+impl Planes {
+    fn new(width: usize, height: usize) -> Self {
+        Self { values: vec![0.0; 3 * width * height], plane: width * height, filled: 0 }
+    }
 
-impl AsRef<[u8]> for Floats {
+    /// Takes one row of interleaved values of 0 to 255.
+    fn push(&mut self, row: &[f32]) {
+        let width = row.len() / 3;
+        for channel in 0..3 {
+            let (scale, shift) = (1.0 / (255.0 * STD[channel]), -MEAN[channel] / STD[channel]);
+            let out = &mut self.values[channel * self.plane + self.filled..][..width];
+            for (out, pixel) in out.iter_mut().zip(row.as_chunks::<3>().0) {
+                *out = pixel[channel] * scale + shift;
+            }
+        }
+        self.filled += width;
+    }
+}
+
+impl AsRef<[u8]> for Planes {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(&self.values)
     }
 }

@@ -25,28 +25,34 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
         .collect()
 }
 
-/// Scales interleaved RGB of `from` (width, height) to `to`.
-pub(super) fn cubic(pixels: &[u8], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+/// Scales interleaved RGB of `from` (width, height) to `to`; hands on each row, from the top, as it is done.
+pub(super) fn cubic(pixels: &[u8], from: (usize, usize), to: (usize, usize), mut take: impl FnMut(&[f32])) {
+    let mut line = vec![0.0; 3 * to.0];
     if from == to {
-        return pixels.iter().map(|&value| f32::from(value)).collect();
+        for row in pixels.chunks_exact(line.len()) {
+            line.iter_mut().zip(row).for_each(|(out, &value)| *out = f32::from(value));
+            take(&line);
+        }
+        return;
     }
     let (columns, rows) = (taps(from.0, to.0), taps(from.1, to.1));
-    let mut out = Vec::with_capacity(3 * to.0 * to.1);
     // Rows scaled in width, kept for as long as output rows read them: which source row lies in which of four places.
     let mut scaled: [(usize, Vec<f32>); 4] = std::array::from_fn(|_| (usize::MAX, vec![0.0; 3 * to.0]));
     for row in &rows {
         for source in row.at {
-            let (held, line) = &mut scaled[source % 4];
+            let (held, wide) = &mut scaled[source % 4];
             if *held != source {
                 *held = source;
-                widen(&pixels[3 * from.0 * source..][..3 * from.0], &columns, line);
+                widen(&pixels[3 * from.0 * source..][..3 * from.0], &columns, wide);
             }
         }
         let [a, b, c, d] = row.at.map(|source| scaled[source % 4].1.as_slice());
         let w = row.weight;
-        out.extend((0..3 * to.0).map(|i| a[i] * w[0] + b[i] * w[1] + c[i] * w[2] + d[i] * w[3]));
+        for (((out, (a, b)), c), d) in line.iter_mut().zip(a.iter().zip(b)).zip(c).zip(d) {
+            *out = a * w[0] + b * w[1] + c * w[2] + d * w[3];
+        }
+        take(&line);
     }
-    out
 }
 
 /// Scales one row in width.

@@ -16,6 +16,11 @@ impl HuggingFace {
         tokenizer.set_encode_special_tokens(true);
         let added = tokenizer.get_added_tokens_decoder();
         let characters = byte_characters();
+        // A vocabulary of another kind would silently lose text.
+        let lacks = |character: &char| tokenizer.token_to_id(&character.to_string()).is_none();
+        if let Some((_, byte)) = characters.iter().find(|(character, _)| lacks(character)) {
+            return Err(format!("is not byte-level: the vocabulary lacks the byte {byte:#04x}"));
+        }
         let mut tokens = vec![Vec::new(); tokenizer.get_vocab_size(true)];
         for (token, id) in tokenizer.get_vocab(true) {
             if added.get(&id).is_some_and(|token| token.special) {

@@ -66,16 +66,20 @@ impl Kernel for Gemv<'_> {
     fn run<S: Simd>(self, s: S) -> f32 {
         let mut total = 0.0;
         for rows in self.weights.chunks_exact(4 * INNER) {
-            let mut rows = rows.chunks_exact(INNER).map(|row| row.as_chunks::<LANES>().0);
-            let (Some(a), Some(b), Some(c), Some(d)) = (rows.next(), rows.next(), rows.next(), rows.next()) else { break };
-            let mut sums = [s.splat(0.0); 4];
-            for ((((x, a), b), c), d) in self.x.as_chunks::<LANES>().0.iter().zip(a).zip(b).zip(c).zip(d) {
+            let mut sums = [s.splat(0.0); 8];
+            for (k, x) in self.x.as_chunks::<LANES>().0.iter().enumerate() {
                 let x = s.load(x);
-                for (sum, row) in sums.iter_mut().zip([a, b, c, d]) {
-                    *sum = s.fma(bf16::lanes(s, row), x, *sum);
+                for row in 0..4 {
+                    let weights = &rows[row * INNER..][..INNER].as_chunks::<LANES>().0[k];
+                    // The same place of the next four rows.
+                    s.prefetch(weights.as_ptr().wrapping_add(4 * INNER));
+                    let sum = &mut sums[row + 4 * (k % 2)];
+                    *sum = s.fma(bf16::lanes(s, weights), x, *sum);
                 }
             }
-            total += sum(s, s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])));
+            for (i, v) in sums.into_iter().enumerate() {
+                total += sum(s, v) * i as f32;
+            }
         }
         total
     }

@@ -3,14 +3,14 @@
 
 use std::ops::Range;
 
-use super::span::{SPAN, Spans, State};
+use super::span::{SPAN, Spans, State, TALLEST};
 use super::{Attention, Mask};
 use crate::cpu::cache::Pages;
 use crate::cpu::element::Element;
 use crate::cpu::gemm::{Tile, tiles};
 use crate::cpu::parts::Parts;
 use crate::cpu::scratch::with_scratch;
-use crate::cpu::simd::{Kernel, LANES, Simd, sum};
+use crate::cpu::simd::{Kernel, Simd, sum};
 use crate::{ChunkSpan, Heads};
 
 /// Queries are numbered row by row, and by query head within.
@@ -64,7 +64,7 @@ impl<E: Element> Kernel for Run<'_, E> {
         for first in (0..all).step_by(SPAN) {
             for (tile, state) in self.tiles.iter().zip(&mut states) {
                 let visible = |query: usize| self.visible(self.group.rows.start + query / group).saturating_sub(first).min(SPAN);
-                let mut keys = [0; 16];
+                let mut keys = [0; TALLEST];
                 for (i, keys) in keys.iter_mut().take(tile.height).enumerate() {
                     *keys = visible(tile.first + i.min(tile.rows - 1));
                 }
@@ -121,5 +121,3 @@ impl<E: Element> Run<'_, E> {
         }
     }
 }
-
-const _: () = assert!(LANES == 16);

@@ -7,6 +7,11 @@
 mod group;
 mod span;
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use tessera_types::{BLOCK_TOKENS, BlockId};
+
 use super::arena::Arena;
 use super::cache::{Layout, Pages, check};
 use super::element::Element;
@@ -15,9 +20,6 @@ use super::pool::Pool;
 use super::simd::Isa;
 use crate::{ChunkSpan, DeviceError, Heads};
 use group::Group;
-use std::ops::Range;
-use std::sync::Arc;
-use tessera_types::{BLOCK_TOKENS, BlockId};
 
 /// Queries of a task: enough to use a span of keys often while it is in the cache.
 const QUERIES: usize = 96;
@@ -88,8 +90,8 @@ pub(super) fn attend_images(
     let mut memory = arena.tensor(2, layout.layer())?;
     let (keys, values) = memory.numbers_mut().split_at_mut(layout.layer());
     for rows in images {
-        let chunk = ChunkSpan { rows: rows.clone(), start: 0, blocks: &blocks };
-        let chunk = std::slice::from_ref(&chunk);
+        let chunk = &[ChunkSpan { rows: rows.clone(), start: 0, blocks: &blocks }];
+        check("attend_images", attention.qkv.len() / heads.fused(), most, chunk)?;
         Pages { layout, keys: &mut *keys, values: &mut *values }.store(pool, attention.qkv, heads, 0, chunk)?;
         attention.run(pool, &Pages { layout, keys: &*keys, values: &*values }, chunk, out)?;
     }

@@ -19,6 +19,9 @@ const BLOCKS: usize = 8;
 /// Keys of a span.
 pub(super) const SPAN: usize = BLOCKS * BLOCK_TOKENS;
 
+/// Queries of the tallest tile, so that a number of each fits a vector.
+pub(super) const TALLEST: usize = LANES;
+
 /// What a tile of queries carries from span to span.
 pub(super) struct State<'a> {
     /// `[head_dim][height]`
@@ -26,7 +29,7 @@ pub(super) struct State<'a> {
     /// `[height][width]`: values weighted by `e^(score - maximum)`.
     pub(super) sums: &'a mut [f32],
     /// The weights' sum of each query, lane by lane.
-    pub(super) weights: [Lanes; 16],
+    pub(super) weights: [Lanes; TALLEST],
     /// The highest score of each query.
     maxima: Lanes,
 }
@@ -42,7 +45,7 @@ impl<'a> State<'a> {
         let (sums, queries) = memory.split_at_mut(height * width);
         sums.fill(0.0);
         let queries = &mut queries[..head_dim * height];
-        Self { queries, sums, weights: [[0.0; LANES]; 16], maxima: [f32::NEG_INFINITY; LANES] }
+        Self { queries, sums, weights: [[0.0; LANES]; TALLEST], maxima: [f32::NEG_INFINITY; LANES] }
     }
 }
 
@@ -58,7 +61,7 @@ impl<E: Element> Spans<'_, E> {
     /// Takes in the span from position `first`; query `r` of the tile sees the first `keys[r]` keys of it, and the
     /// last query the most.
     #[inline(always)]
-    pub(super) fn walk<S: Simd>(&self, s: S, height: usize, first: usize, keys: &[usize; 16], state: &mut State<'_>) {
+    pub(super) fn walk<S: Simd>(&self, s: S, height: usize, first: usize, keys: &[usize; TALLEST], state: &mut State<'_>) {
         match height {
             12 => self.of_height::<S, 12>(s, first, keys, state),
             8 => self.of_height::<S, 8>(s, first, keys, state),
@@ -70,7 +73,7 @@ impl<E: Element> Spans<'_, E> {
     }
 
     #[inline(always)]
-    fn of_height<S: Simd, const H: usize>(&self, s: S, first: usize, keys: &[usize; 16], state: &mut State<'_>) {
+    fn of_height<S: Simd, const H: usize>(&self, s: S, first: usize, keys: &[usize; TALLEST], state: &mut State<'_>) {
         let most = keys[H - 1];
         if most == 0 {
             return;
@@ -182,7 +185,7 @@ impl<E: Element> Spans<'_, E> {
 fn soften<S: Simd, const H: usize>(
     s: S,
     blocks: usize,
-    keys: &[usize; 16],
+    keys: &[usize; TALLEST],
     scores: &mut [[f32; SPAN]; H],
     state: &mut State<'_>,
 ) -> Lanes {

@@ -109,6 +109,26 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn stream(self, v: Halves, to: &mut Lanes) {
+        let start = to.as_mut_ptr();
+        if start.addr().is_multiple_of(align_of::<__m256>()) {
+            // SAFETY: 16 floats, aligned; `self` proves the features.
+            unsafe {
+                _mm256_stream_ps(start, v.0);
+                _mm256_stream_ps(start.add(8), v.1);
+            }
+        } else {
+            self.store(v, to);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: every x86-64 has it.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: a prefetch of an invalid address does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }

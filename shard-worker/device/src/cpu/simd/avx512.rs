@@ -85,6 +85,22 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn stream(self, v: __m512, to: &mut Lanes) {
+        if to.as_ptr().addr().is_multiple_of(align_of::<__m512>()) {
+            // SAFETY: `to` is 16 floats, aligned; `self` proves the features.
+            unsafe { _mm512_stream_ps(to.as_mut_ptr(), v) }
+        } else {
+            self.store(v, to);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: every x86-64 has it.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: a prefetch of an invalid address does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }

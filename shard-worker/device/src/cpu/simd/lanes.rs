@@ -2,15 +2,16 @@
 
 use super::{LANES, Lanes, Simd};
 
-/// `out[i] = x[i]`, over the shorter of the two.
+/// `out[i] = x[i]`, over the shorter of the two, past the caches; [`Simd::fence`] ends it.
 #[inline(always)]
-pub(in crate::cpu) fn copy<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
-    let (body, tail) = out.as_chunks_mut::<LANES>();
-    let (x, rest) = x[..body.len() * LANES + tail.len()].as_chunks::<LANES>();
-    for (out, x) in body.iter_mut().zip(x) {
-        s.store(s.load(x), out);
+pub(in crate::cpu) fn stream<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
+    let ((x, x_rest), (out, rest)) = (x.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    let whole = x.len().min(out.len());
+    for (out, x) in out.iter_mut().zip(x) {
+        s.stream(s.load(x), out);
     }
-    for (out, x) in tail.iter_mut().zip(rest) {
+    let x_rest = x.get(whole).map_or(x_rest, |x| x);
+    for (out, x) in rest.iter_mut().zip(x_rest) {
         *out = *x;
     }
 }

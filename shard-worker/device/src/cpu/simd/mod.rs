@@ -12,7 +12,7 @@ mod portable;
 
 use half::bf16;
 
-pub(super) use lanes::{copy, map, sum, zip_into, zip_map};
+pub(super) use lanes::{map, stream, sum, zip_into, zip_map};
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
@@ -41,6 +41,10 @@ pub(super) trait Simd: Copy {
     fn load_bf16_pair(self, x: &[bf16; 2 * LANES]) -> [Self::V; 2];
     /// Writes all lanes.
     fn store(self, v: Self::V, to: &mut Lanes);
+    /// Writes all lanes, past the caches where `to` is aligned to a vector; others see it after [`Simd::fence`].
+    fn stream(self, v: Self::V, to: &mut Lanes);
+    /// Orders streamed writes before what follows.
+    fn fence(self);
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

@@ -66,5 +66,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn stream(self, v: Lanes, to: &mut Lanes) {
+        *to = v;
+    }
+
+    #[inline(always)]
+    fn fence(self) {}
+
+    #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
 }
