@@ -22,6 +22,8 @@ pub struct Config {
     pub dtype: String,
     /// Ranks: 1, 2, 4 or 8.
     pub tp: u16,
+    /// Whether a group may be formed of fewer ranks where there are not enough, and grows when there are again.
+    pub elastic: bool,
     /// Longest sequence; the model's own limit when `None`.
     pub max_context: Option<u32>,
     /// Blocks in each rank's cache; as many as its memory holds when `None`.
@@ -71,11 +73,13 @@ pub enum Transport {
 /// Bounds of every wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// A step with nothing in it. With what `step_token` adds, the watchdog of a step.
-    pub step: Duration,
-    /// For each token and each image patch of the step.
-    pub step_token: Duration,
-    /// One collective operation.
+    /// Between two questions to a rank how it is.
+    pub pulse: Duration,
+    /// A rank that does not answer within this is lost: it was stopped, or cut off.
+    pub silence: Duration,
+    /// A step that no rank gets on with for so long is lost, however well the ranks answer.
+    pub stall: Duration,
+    /// One collective operation; longer than `stall`, which finds out who is behind.
     pub collective: Duration,
     /// Loading, without any rank getting on.
     pub load_stall: Duration,
@@ -98,12 +102,13 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            step: Duration::from_secs(20),
-            step_token: Duration::from_millis(300),
-            collective: Duration::from_secs(30),
+            pulse: Duration::from_millis(500),
+            silence: Duration::from_secs(2),
+            stall: Duration::from_secs(20),
+            collective: Duration::from_secs(60),
             load_stall: Duration::from_secs(180),
             call: Duration::from_secs(2),
-            lease: Duration::from_secs(5),
+            lease: Duration::from_secs(3),
             recovery: Duration::from_secs(60),
             retry: Duration::from_millis(100),
             retry_most: Duration::from_secs(2),
@@ -128,6 +133,7 @@ impl Config {
             source,
             dtype: "bf16".into(),
             tp,
+            elastic: false,
             max_context: None,
             kv_blocks: None,
             max_sequences: limits.max_batch_sequences,

@@ -28,6 +28,8 @@ use crate::{
 
 /// How often the house is kept while nothing happens: listeners that left, deadlines, the end.
 const TICK: Duration = Duration::from_millis(50);
+/// Groups that may be lost in a row without a token between them before their requests are given back.
+const BARREN: u32 = 3;
 
 /// One replica's engine, the streams it feeds, and what others see of it.
 pub(crate) struct Driver {
@@ -44,7 +46,13 @@ pub(crate) struct Driver {
     /// Since when there is no group; `None` while there is one.
     alone_since: Option<Instant>,
     draining_since: Option<Instant>,
+    /// The bound of this drain.
+    drain: Duration,
     preemptions: u64,
+    groups: u64,
+    last_loss: String,
+    /// Groups lost since the last token came.
+    barren: u32,
 }
 
 /// What a driver is connected to.
@@ -62,7 +70,6 @@ impl Driver {
         let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
         let Wires { commands, state, group, health, stop } = wires;
         Ok(Self {
-            config,
             engine,
             sessions: Sessions::default(),
             commands,
@@ -74,7 +81,12 @@ impl Driver {
             model: None,
             alone_since: Some(Instant::now()),
             draining_since: None,
+            drain: config.timeouts.drain,
             preemptions: 0,
+            groups: 0,
+            last_loss: String::new(),
+            barren: 0,
+            config,
         })
     }
 
@@ -88,14 +100,16 @@ impl Driver {
                 Err(error) => break Err(error.into()),
             };
             self.begin(&group)?;
-            match self.drive(&mut group).await {
+            match self.drive(&mut group, &former).await {
                 Ok(()) => {
                     group.release().await;
                     break Ok(());
                 }
-                Err(loss) => self.lose(&loss),
+                Err(loss) => {
+                    self.lose(&loss);
+                    last = Some((group, loss));
+                }
             }
-            last = Some(group);
         };
         self.fail_all(&away("the replica has stopped"));
         self.group.send_replace(GroupState::Stopped);
@@ -103,7 +117,7 @@ impl Driver {
     }
 
     /// The step loop; ends with a loss, or when the replica was told to stop and nothing is left.
-    async fn drive(&mut self, group: &mut Group) -> Result<(), Loss> {
+    async fn drive(&mut self, group: &mut Group, former: &Former) -> Result<(), Loss> {
         while !self.is_drained() {
             while let Some(plan) = self.engine.schedule(self.now()) {
                 group.send(plan)?;
@@ -114,18 +128,26 @@ impl Driver {
                 () = sleep(TICK) => {}
             }
             self.keep_house();
+            if self.draining_since.is_none()
+                && let Some(change) = former.better(group)
+            {
+                return Err(change);
+            }
         }
         Ok(())
     }
 
     fn apply(&mut self, output: StepOutput) -> Result<(), Loss> {
+        if !output.sampled.is_empty() {
+            self.barren = 0;
+        }
         self.engine.apply(self.now(), output)?;
         self.health.progressed();
         Ok(())
     }
 
     /// Forms a group while requests come and go. `None` when told to stop.
-    async fn wait_for_group(&mut self, former: &mut Former, last: Option<Group>) -> Result<Option<Group>, FormError> {
+    async fn wait_for_group(&mut self, former: &mut Former, last: Option<(Group, Loss)>) -> Result<Option<Group>, FormError> {
         let forming = former.form(last);
         tokio::pin!(forming);
         loop {
@@ -149,17 +171,33 @@ impl Driver {
         self.engine.reset(self.now(), group.epoch, group.kv_blocks as usize);
         let cause = if self.model.is_none() { "start" } else { "loss" };
         metrics::counter!(names::GROUPS_FORMED_TOTAL, "cause" => cause).increment(1);
+        self.sessions.resumed();
         self.model = Some(group.spec.clone());
         self.alone_since = None;
+        self.groups += 1;
         self.health.enter(Phase::Serving);
-        self.state.send_modify(|state| state.epoch = group.epoch);
+        self.state.send_modify(|state| {
+            (state.epoch, state.workers, state.formed) = (group.epoch, group.workers(), Some(Instant::now()));
+        });
         self.group.send_replace(GroupState::Ready { epoch: group.epoch, kv_blocks: group.kv_blocks });
         self.keep_house();
         Ok(())
     }
 
     fn lose(&mut self, loss: &Loss) {
-        error!(%loss, "the group was lost; what was running is replayed");
+        if loss.is_planned() {
+            info!(%loss, "the group is re-formed; what was running is replayed");
+        } else {
+            error!(%loss, "the group was lost; what was running is replayed");
+            self.barren += 1;
+        }
+        if self.barren >= BARREN {
+            // Perhaps one of them is what no group survives; the routers know how often each was tried.
+            self.fail_all(&Status::internal(format!("{BARREN} groups in a row were lost without a token: {loss}")));
+            self.barren = 0;
+        }
+        self.last_loss = loss.to_string();
+        self.state.send_modify(|state| state.workers.clear());
         self.alone_since = Some(Instant::now());
         self.health.enter(Phase::Starting);
         self.group.send_replace(GroupState::Lost { problem: loss.to_string() });
@@ -177,6 +215,10 @@ impl Driver {
                 if let Some(sequence) = self.sessions.sequence(&request, index) {
                     self.engine.cancel(self.now(), sequence);
                 }
+            }
+            Command::Drain { bound } => {
+                self.drain = bound.unwrap_or(self.config.timeouts.drain);
+                self.stop.cancel();
             }
         }
     }
@@ -245,8 +287,13 @@ impl Driver {
 
     fn publish(&mut self) {
         let stats = self.engine.stats();
+        let before = self.state.borrow().clone();
         let now = ReplicaState {
-            epoch: self.state.borrow().epoch,
+            epoch: before.epoch,
+            workers: before.workers,
+            formed: before.formed,
+            groups: self.groups,
+            last_loss: self.last_loss.clone(),
             spec: self.model.clone(),
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
@@ -277,7 +324,7 @@ impl Driver {
     }
 
     fn is_past_drain(&self) -> bool {
-        self.draining_since.is_some_and(|since| since.elapsed() > self.config.timeouts.drain)
+        self.draining_since.is_some_and(|since| since.elapsed() > self.drain)
     }
 
     fn is_drained(&self) -> bool {

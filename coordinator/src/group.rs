@@ -1,13 +1,16 @@
 //! The group of workers a replica drives: chosen, claimed, loaded, run, and let go.
 
 mod choose;
+mod claim;
 mod codec;
 mod form;
 mod load;
+mod pulse;
+mod request;
 mod run;
 
 use tessera_registry::{RegistryError, WorkerRecord};
-use tessera_types::Rank;
+use tessera_types::{Epoch, Rank};
 use tonic::{Code, Status, transport::Channel};
 
 pub(crate) use form::Former;
@@ -19,6 +22,8 @@ pub(crate) struct Member {
     pub(crate) rank: Rank,
     pub(crate) worker: WorkerRecord,
     pub(crate) channel: Channel,
+    /// Its progress before the group was formed.
+    pub(crate) progress: u64,
 }
 
 /// What a rank did not do.
@@ -67,6 +72,15 @@ pub enum FormError {
         /// Every rank that did not.
         ranks: Vec<RankError>,
     },
+    /// A worker has obeyed a newer epoch than this claim's: another coordinator was faster, or the registry was set back,
+    /// as by a restored backup; workers that were restarted since obey it again.
+    #[error("the claim of epoch {epoch} is not the newest: a worker has seen {newest}")]
+    Fenced {
+        /// The claim's.
+        epoch: Epoch,
+        /// The worker's.
+        newest: Epoch,
+    },
     /// Ranks loaded different models.
     #[error("ranks disagree on the model's shape: {0}")]
     Shape(String),
@@ -84,9 +98,15 @@ impl FormError {
     /// Whether another attempt would end alike.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            Self::Load { ranks } => ranks.iter().any(RankError::is_final),
+            // One worker may be at fault; that all of them are is unlikely.
+            Self::Load { ranks } => ranks.iter().all(RankError::is_final),
             Self::Shape(_) => true,
-            Self::Workers { .. } | Self::Registry(_) | Self::Address { .. } => false,
+            Self::Workers { .. } | Self::Registry(_) | Self::Address { .. } | Self::Fenced { .. } => false,
         }
+    }
+
+    /// Whether more ranks would do.
+    fn is_want_of_memory(&self) -> bool {
+        matches!(self, Self::Load { ranks } if ranks.iter().any(|rank| rank.code == Code::ResourceExhausted))
     }
 }

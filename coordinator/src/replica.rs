@@ -73,12 +73,5 @@ async fn bounded<T>(bound: Duration, call: impl Future<Output = Result<T, Regist
 }
 
 fn described(record: &ReplicaRecord, state: &ReplicaState) -> ReplicaRecord {
-    ReplicaRecord {
-        epoch: state.epoch.0,
-        ready: state.ready,
-        draining: state.draining,
-        queued_tokens: state.queued_tokens as u64,
-        running: state.running as u32,
-        ..record.clone()
-    }
+    ReplicaRecord { epoch: state.epoch.0, ready: state.ready, draining: state.draining, ..record.clone() }
 }

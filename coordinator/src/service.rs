@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Submit(Box<Ask>, oneshot::Sender<Result<mpsc::Receiver<Message>, Status>>),
     /// End one sequence of a request.
     Stop { request: String, index: u32 },
+    /// Take nothing new, let what runs end within the bound, and end.
+    Drain { bound: Option<Duration> },
 }
 
 /// Commands that may wait for the driver.
@@ -91,7 +93,8 @@ impl coordinator_server::Coordinator for Service {
         Ok(Response::new(wire::GetInfoResponse {
             model: self.model.clone(),
             epoch: state.epoch.0,
-            tp: self.tp.into(),
+            // Fewer, perhaps, than asked for.
+            tp: if state.workers.is_empty() { self.tp.into() } else { state.workers.len() as u32 },
             max_context: state.max_context as u32,
             kv_blocks: state.kv_blocks as u32,
             kv_blocks_used: state.kv_blocks_used as u32,
@@ -101,6 +104,17 @@ impl coordinator_server::Coordinator for Service {
             ready: state.ready,
             dtype: self.dtype.clone(),
             model_spec: spec.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default(),
+            draining: state.draining,
+            workers: state.workers,
+            groups: state.groups,
+            last_loss: state.last_loss,
+            group_age_ms: state.formed.map_or(0, |formed| formed.elapsed().as_millis() as u64),
         }))
+    }
+
+    async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::DrainResponse>, Status> {
+        let bound = Some(request.into_inner().timeout_ms).filter(|&ms| ms > 0).map(Duration::from_millis);
+        self.ask(Command::Drain { bound }).await?;
+        Ok(Response::new(wire::DrainResponse {}))
     }
 }

@@ -13,12 +13,17 @@ use crate::status;
 /// What a request's stream carries.
 pub(crate) type Message = Result<wire::GenerateEvent, Status>;
 
+/// How often a listener is told that its request goes on; later it just does.
+const RESUMPTIONS: u32 = 16;
+
 /// A request that somebody listens to.
 struct Session {
     id: String,
     /// As wide as the request has events at most: a slow listener holds up nobody, and memory stays bounded.
     sender: mpsc::Sender<Message>,
     sequences: Vec<SequenceId>,
+    /// How often it may still be told that it goes on.
+    resumptions: u32,
 }
 
 /// All requests that somebody listens to.
@@ -35,7 +40,7 @@ pub(crate) fn event_bound(request: &NewRequest, max_context: usize) -> usize {
         let described = if sequence.sampling.logprobs.prompt.is_some() { request.prompt.len() } else { 0 };
         described + max_context.min(sequence.sampling.max_new_tokens as usize) + 1
     });
-    sequences.sum::<usize>() + 3
+    sequences.sum::<usize>() + 3 + RESUMPTIONS as usize
 }
 
 impl Sessions {
@@ -54,7 +59,7 @@ impl Sessions {
             self.by_sequence.insert(sequence, (admission.request, index));
         }
         self.by_id.insert(id.clone(), admission.request);
-        self.open.insert(admission.request, Session { id, sender, sequences: admission.sequences });
+        self.open.insert(admission.request, Session { id, sender, sequences: admission.sequences, resumptions: RESUMPTIONS });
         let accepted = wire::Accepted { queue_position: admission.queue_position as u32 };
         self.send(admission.request, Ok(WireEvent::Accepted(accepted)));
         receiver
@@ -71,6 +76,16 @@ impl Sessions {
         let gone = self.open.iter().filter(|(_, session)| session.sender.is_closed());
         let gone: Vec<_> = gone.map(|(&request, _)| request).collect();
         gone.into_iter().flat_map(|request| self.close(request)).collect()
+    }
+
+    /// Tells every listener that a new group goes on with its request.
+    pub(crate) fn resumed(&mut self) {
+        let requests: Vec<_> = self.open.keys().copied().collect();
+        for request in requests {
+            let Some(session) = self.open.get_mut(&request).filter(|session| session.resumptions > 0) else { continue };
+            session.resumptions -= 1;
+            self.send(request, Ok(WireEvent::Resumed(wire::Resumed {})));
+        }
     }
 
     /// Ends every stream with the status.
@@ -106,6 +121,7 @@ impl Sessions {
             FinishReason::Length => (Reason::Length, 0),
             FinishReason::Cancelled => (Reason::Stopped, 0),
             FinishReason::DeadlineExceeded => return self.fail_sequence(sequence, status::deadline()),
+            FinishReason::Broken => return self.fail_sequence(sequence, status::broken()),
             FinishReason::CacheTooSmall => {
                 return self.fail_sequence(sequence, status::away("the new group's cache is too small for the request"));
             }

@@ -1,6 +1,6 @@
 //! What others may know of a coordinator while it runs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tessera_types::{Epoch, ModelSpec};
 
@@ -40,8 +40,16 @@ pub enum GroupState {
 /// What routers ask for: load and limits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaState {
-    /// The group's epoch; 0 while there is none.
+    /// The last group's epoch; 0 before there was any.
     pub epoch: Epoch,
+    /// Its workers by rank; empty while there is no group.
+    pub workers: Vec<String>,
+    /// When it was formed.
+    pub formed: Option<Instant>,
+    /// Groups so far.
+    pub groups: u64,
+    /// Why the group before this one ended.
+    pub last_loss: String,
     /// The model's shape, once a group has loaded it.
     pub spec: Option<Arc<ModelSpec>>,
     /// Tokens a sequence may have.

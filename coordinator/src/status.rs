@@ -25,6 +25,11 @@ pub(crate) fn away(problem: &str) -> Status {
     retry_after(Code::Unavailable, problem, SOON)
 }
 
+/// Any replica with these weights would say the same.
+pub(crate) fn broken() -> Status {
+    Status::data_loss("the model's logits are not numbers; its weights may be damaged")
+}
+
 pub(crate) fn deadline() -> Status {
     Status::deadline_exceeded("the request's deadline passed before it was done")
 }

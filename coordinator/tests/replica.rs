@@ -50,7 +50,7 @@ async fn info_tells_limits_and_the_least_ranks_blocks() {
 async fn survives(worker: usize, fault: Fault) -> Replica {
     let mut config = config(2);
     if fault == Fault::Hang {
-        config.timeouts.step = Duration::from_secs(1);
+        config.timeouts.stall = Duration::from_secs(1);
     }
     let mut replica = Replica::ready(config, 3).await;
     let first = replica.until(|state| state.ready).await.epoch;
@@ -248,9 +248,14 @@ async fn a_model_that_cannot_be_loaded_ends_the_coordinator_with_every_ranks_rea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_that_saw_newer_epochs_than_the_registry_are_driven_under_one_above() {
+async fn a_claim_older_than_what_a_worker_obeys_drives_nothing() {
     let mut replica = Replica::start(config(2), 2, |control| control.seen = 1 << 60).await;
-    assert_eq!(replica.until(|state| state.ready).await.epoch.0, (1 << 60) + 1);
+    let problem = |state: &GroupState| matches!(state, GroupState::Lost { problem } if problem.contains("not the newest"));
+    timeout(BOUND, replica.group.wait_for(problem)).await.unwrap().unwrap();
+    assert!(replica.control(0).loads.is_empty() && replica.control(1).loads.is_empty());
+    replica.control(0).seen = 0;
+    replica.control(1).seen = 0;
+    replica.until(|state| state.ready).await;
     let heard = Heard::all(replica.generate(request("one", 4, 9)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(4), 5, 9));
 }

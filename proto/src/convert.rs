@@ -209,6 +209,7 @@ impl From<&domain::StepOutput> for wire::StepOutput {
                 sample_us: timings.sample_us,
                 collective_us: timings.collective_us,
             }),
+            broken: output.broken.iter().map(|sequence| sequence.0).collect(),
         }
     }
 }
@@ -222,6 +223,7 @@ impl wire::StepOutput {
             step,
             sampled: self.sampled.into_iter().map(Into::into).collect(),
             prompt_logprobs: self.prompt_logprobs.into_iter().map(Into::into).collect(),
+            broken: self.broken.into_iter().map(SequenceId).collect(),
             timings: domain::StepTimings {
                 encode_us: timings.encode_us,
                 forward_us: timings.forward_us,

@@ -3,6 +3,7 @@
 mod convert;
 mod details;
 mod error;
+mod fingerprint;
 
 pub use details::{bad_request, retry_after, retry_delay, violations};
 pub use error::WireError;

@@ -173,7 +173,7 @@ impl Session {
                     self.end();
                 }
             }
-            WireEvent::Accepted(_) => {}
+            WireEvent::Accepted(_) | WireEvent::Resumed(_) => {}
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tessera_registry::{Kept, Registry, RegistryError, WorkerRecord, WorkerState};
+use tessera_types::Epoch;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -20,6 +21,8 @@ const CALL: Duration = Duration::from_secs(2);
 /// What the record follows.
 pub(crate) struct Life {
     pub(crate) inventory: watch::Receiver<Inventory>,
+    /// The epoch whose coordinator was the last to go without a word.
+    pub(crate) left: watch::Receiver<Epoch>,
     /// The worker takes no new group.
     pub(crate) draining: CancellationToken,
     /// The worker serves no more.
@@ -58,6 +61,14 @@ impl Life {
         *record != before
     }
 
+    /// Ends the claim of a coordinator that is gone: others need not wait for the end of its lease.
+    async fn give_back(&mut self, registry: &Registry, id: &str) {
+        let epoch = *self.left.borrow_and_update();
+        if let Err(error) = bounded(registry.release(epoch, &[id.to_owned()])).await {
+            warn!(%error, "the claim stays until its lease ends");
+        }
+    }
+
     /// Until the lease is lost or the worker ends.
     async fn keep(&mut self, registry: &Registry, record: &mut WorkerRecord, lease: Kept) {
         loop {
@@ -71,6 +82,7 @@ impl Life {
                 }
                 () = lease.lost() => return,
                 () = self.draining.cancelled(), if !draining => {}
+                Ok(()) = self.left.changed() => self.give_back(registry, &record.id).await,
                 Ok(()) = self.inventory.changed() => {}
             }
             if self.bring_up_to_date(record)

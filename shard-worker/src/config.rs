@@ -19,6 +19,8 @@ pub struct Config {
     pub kv_memory: u64,
     /// How soon others notice the worker's death by its lease.
     pub lease: Duration,
+    /// A worker that is told to stop waits this long for its group to let it go.
+    pub drain: Duration,
     /// Calls in progress may end within this when it stops.
     pub grace: Duration,
 }

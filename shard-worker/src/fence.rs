@@ -1,8 +1,14 @@
 //! Which group the worker obeys: only that of the newest epoch, and only until it is left.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use tessera_collective::AbortHandle;
 use tessera_types::{Epoch, Rank};
+use tokio::time::sleep;
+
+/// How often a worker that leaves looks whether it may.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The newest epoch, and this worker's place in its group.
 #[derive(Debug, Default)]
@@ -49,6 +55,13 @@ impl Fence {
     pub(crate) fn obeys(&self, epoch: Epoch) -> bool {
         let inner = self.0.lock();
         epoch == inner.newest && inner.place.is_some()
+    }
+
+    /// Waits until the worker is in no group.
+    pub(crate) async fn free(&self) {
+        while self.now().1.is_some() {
+            sleep(LOOK).await;
+        }
     }
 
     /// The newest epoch seen, and the rank in its group while the worker is in it.

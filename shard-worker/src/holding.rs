@@ -1,5 +1,7 @@
 //! What a rank holds: the weights on its device, kept from group to group as long as they fit.
 
+use std::sync::{Arc, atomic::AtomicU64};
+
 use tessera_collective::{AbortHandle, join_with};
 use tessera_device::{
     DeviceError, Dtype,
@@ -40,6 +42,7 @@ impl Holding {
         request: &LoadRequest,
         abort: AbortHandle,
         resources: Resources,
+        counter: &Arc<AtomicU64>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let source = request.model.open()?;
@@ -54,8 +57,9 @@ impl Holding {
                 *held = None;
                 let device = CpuDevice::new(CpuConfig { threads: resources.threads, dtype: request.dtype });
                 let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
-                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, progress)?;
-                let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint());
+                let mut model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, progress)?;
+                model.count_progress(counter.clone());
+                let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint.clone());
                 *held = Some(Self { model, id, dtype, blocks, fingerprint });
             }
         }

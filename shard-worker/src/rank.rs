@@ -114,7 +114,7 @@ impl Owner {
             }
         };
         let held = &mut self.held;
-        let loaded = guarded(|| Holding::load(held, request, abort, self.resources, &mut progress));
+        let loaded = guarded(|| Holding::load(held, request, abort, self.resources, self.work.progress(), &mut progress));
         let loaded = loaded.unwrap_or_else(|panic| {
             self.held = None;
             Err(ModelError::from(DeviceError::Thread(panic)).into())

@@ -26,6 +26,8 @@ pub(crate) struct LoadRequest {
     pub(crate) kv_blocks: Option<u32>,
     /// Epoch, rank and degree are the group's.
     pub(crate) group: GroupConfig,
+    /// What a worker that holds these weights is known by.
+    pub(crate) fingerprint: String,
 }
 
 /// Which weights; two requests with equal ids load the same.
@@ -56,15 +58,6 @@ impl LoadRequest {
             asked => Ok(asked),
         }
     }
-
-    /// What a worker that holds these weights is known by: coordinators rather claim it again for the same rank.
-    pub(crate) fn fingerprint(&self) -> String {
-        let model = match &self.model {
-            ModelId::Folder(folder) => folder.display().to_string(),
-            ModelId::Dummy(spec, seed) => format!("dummy {} layers of {} seed {seed}", spec.decoder.layers, spec.decoder.dim),
-        };
-        format!("{model} {:?} tp {} rank {}", self.dtype, self.group.size, self.group.rank).to_lowercase()
-    }
 }
 
 pub(crate) fn element_bytes(dtype: Dtype) -> usize {
@@ -78,6 +71,7 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
     type Error = Status;
 
     fn try_from(request: wire::LoadRequest) -> Result<Self, Status> {
+        let fingerprint = request.fingerprint();
         let source = request.model.and_then(|model| model.source).ok_or_else(|| bad_request("model", "missing"))?;
         let model = match source {
             Source::Folder(folder) => ModelId::Folder(folder.into()),
@@ -104,7 +98,8 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
                 ms => Duration::from_millis(ms.min(LONGEST_DEADLINE_MS)),
             },
         };
-        Ok(Self { model, dtype, kv_blocks: (request.kv_blocks > 0).then_some(request.kv_blocks), group })
+        let kv_blocks = (request.kv_blocks > 0).then_some(request.kv_blocks);
+        Ok(Self { model, dtype, kv_blocks, group, fingerprint })
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tessera_proto::internal as wire;
 use tessera_types::{Epoch, StepPlan};
+use tokio::sync::watch;
 use tonic::Streaming;
 use tracing::debug;
 
@@ -17,6 +18,7 @@ pub(crate) struct Run {
     pub(crate) commands: Commands,
     pub(crate) fence: Arc<Fence>,
     pub(crate) work: Work,
+    pub(crate) left: watch::Sender<Epoch>,
     pub(crate) answers: Answers<wire::StepResult>,
 }
 
@@ -30,6 +32,7 @@ impl Run {
         }
         if let Some(epoch) = epoch {
             self.fence.leave(epoch);
+            self.left.send_replace(epoch);
         }
     }
 

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tessera_proto::{MAX_MESSAGE_BYTES, internal::shard_worker_server::ShardWorkerServer};
 use tessera_registry::{Registry, WorkerRecord, WorkerState};
 use tessera_service::{Bound, Health, Phase, ReflectionError, ServeError, bind, reflection, serve};
-use tokio::sync::watch;
+use tessera_types::Epoch;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     codec::CompressionEncoding,
@@ -83,30 +84,39 @@ impl ShardWorker {
         let seen = inventory.subscribe();
         let resources = Resources { threads: config.threads, kv_memory: config.kv_memory };
         let commands = rank::start(resources, fence.clone(), work.clone(), inventory)?;
-        let service = Service { id: config.id.into(), commands, fence: fence.clone(), inventory: seen.clone(), work };
+        let (left, gone) = watch::channel(Epoch::default());
+        // Stopped from outside, asked to leave, or by a server that failed.
+        let (draining, leave, ended) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
+        let id = config.id.into();
+        let (fenced, leaving) = (fence.clone(), draining.clone());
+        let service = Service { id, commands, fence: fenced, inventory: seen.clone(), work, left, draining: leaving };
         let routes = routes(service, &health)?;
         health.enter(Phase::Serving);
-        // Stopped from outside, or by a server that failed.
-        let (stop, ended) = (stop.child_token(), CancellationToken::new());
-        let life = Life { inventory: seen, draining: stop.clone(), ended: ended.clone() };
+        let life = Life { inventory: seen, left: gone, draining: draining.clone(), ended: ended.clone() };
         let serving = async {
-            let served = serve(bound, routes, stop.clone(), config.grace).await;
+            let served = serve(bound, routes, leave.clone(), config.grace).await;
             // A rank that waits for others would keep them, and its thread, waiting.
             fence.leave(fence.now().0);
-            stop.cancel();
+            draining.cancel();
             ended.cancel();
             served
         };
-        let draining = async {
-            stop.cancelled().await;
+        let leaving = async {
+            draining.cancelled().await;
             health.enter(Phase::Draining);
+            let patience = async {
+                stop.cancelled().await;
+                sleep(config.drain).await;
+            };
+            tokio::select! { () = fence.free() => {}, () = patience => {} }
+            leave.cancel();
         };
         let announced = async {
             if let Some(registry) = registry {
                 announce(registry, record, config.lease, life).await;
             }
         };
-        let (served, (), ()) = tokio::join!(serving, draining, announced);
+        let (served, (), ()) = tokio::join!(serving, leaving, announced);
         Ok(served?)
     }
 }

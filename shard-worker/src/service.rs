@@ -1,12 +1,16 @@
 //! The gRPC service in front of the device thread. It never waits for arithmetic.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tessera_proto::internal::{self as wire, shard_worker_server};
 use tessera_service::trace_context;
 use tessera_types::Epoch;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info_span;
 
@@ -29,6 +33,9 @@ pub(crate) struct Service {
     pub(crate) fence: Arc<Fence>,
     pub(crate) inventory: watch::Receiver<Inventory>,
     pub(crate) work: Work,
+    /// Told of an epoch whose coordinator is gone.
+    pub(crate) left: watch::Sender<Epoch>,
+    pub(crate) draining: CancellationToken,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -53,7 +60,8 @@ impl shard_worker_server::ShardWorker for Service {
 
     async fn run(&self, request: Request<Streaming<wire::StepPlan>>) -> Result<Response<Self::RunStream>, Status> {
         let (answers, results) = mpsc::channel(ANSWERS);
-        let run = Run { commands: self.commands.clone(), fence: self.fence.clone(), work: self.work.clone(), answers };
+        let (commands, fence, work, left) = (self.commands.clone(), self.fence.clone(), self.work.clone(), self.left.clone());
+        let run = Run { commands, fence, work, left, answers };
         tokio::spawn(run.follow(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(results))))
     }
@@ -73,6 +81,13 @@ impl shard_worker_server::ShardWorker for Service {
             device: "cpu".into(),
             weight_bytes,
             steps: self.work.steps(),
+            progress: self.work.progress().load(Ordering::Relaxed),
+            draining: self.draining.is_cancelled(),
         }))
+    }
+
+    async fn drain(&self, _: Request<wire::DrainWorkerRequest>) -> Result<Response<wire::DrainWorkerResponse>, Status> {
+        self.draining.cancel();
+        Ok(Response::new(wire::DrainWorkerResponse {}))
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct Work {
 struct Counts {
     begun: AtomicU64,
     ended: AtomicU64,
+    progress: Arc<AtomicU64>,
 }
 
 impl Work {
@@ -38,6 +39,11 @@ impl Work {
         if ended == self.counts.begun.load(Ordering::SeqCst) {
             self.health.work_waits(false);
         }
+    }
+
+    /// What moves, many times a step, while a step gets on.
+    pub(crate) fn progress(&self) -> &Arc<AtomicU64> {
+        &self.counts.progress
     }
 
     /// Steps that have ended, in all groups.

@@ -54,6 +54,8 @@ pub enum FinishReason {
     DeadlineExceeded,
     /// The group was re-formed with a smaller cache, in which it can never finish.
     CacheTooSmall,
+    /// The model gave no numbers to choose a token from.
+    Broken,
 }
 
 /// Where a request's time went; the parts add up to its whole time in the engine.

@@ -1,64 +1,83 @@
 //! Which free workers make the next group, and in which order.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use tessera_registry::{Membership, WorkerRecord, WorkerState};
 
-/// What earlier groups teach about workers.
+/// What a replica knows when it chooses.
 #[derive(Debug, Default)]
 pub(super) struct Experience {
     /// Workers of the last group, by rank. They hold their slices.
     pub(super) ranks: Vec<String>,
     /// Workers that failed lately: they come last, and of them whoever failed last.
     pub(super) doubtful: Vec<String>,
+    /// What a worker says of itself when it holds a rank's slice, by rank.
+    pub(super) wanted: Vec<String>,
+    /// The replica. Of equals, each replica prefers others, so that many can choose at once.
+    pub(super) replica: String,
 }
 
-/// Picks `tp` free workers in rank order: reliable before doubtful, of one host if one has enough, those that hold
-/// weights first. Who had a rank before has it again. `Err` with how many there are when they are too few.
+impl Experience {
+    /// Whether the worker need not read the rank's weights.
+    fn holds(&self, worker: &WorkerRecord, rank: usize) -> bool {
+        match (&worker.fingerprint, self.wanted.get(rank)) {
+            (Some(held), Some(wanted)) => held == wanted,
+            _ => self.ranks.get(rank) == Some(&worker.id),
+        }
+    }
+
+    /// Lesser is better.
+    fn preference<'a>(&self, worker: &'a WorkerRecord) -> impl Ord + use<'a> {
+        let doubt = self.doubtful.iter().position(|id| *id == worker.id);
+        let holds = (0..self.wanted.len().max(self.ranks.len())).any(|rank| self.holds(worker, rank));
+        // Who holds what nobody here wants may be wanted elsewhere.
+        let foreign = worker.fingerprint.is_some();
+        (doubt, !holds, foreign, affinity(&self.replica, &worker.id), worker.id.as_str())
+    }
+}
+
+/// Picks `tp` free workers in rank order: reliable before doubtful, of one host if one has enough, and for each rank
+/// one that holds its slice if there is one. `Err` with how many there are when they are too few.
 pub(super) fn choose(members: &Membership, tp: usize, experience: &Experience) -> Result<Vec<WorkerRecord>, usize> {
     let ready = members.free_workers().filter(|worker| worker.state == WorkerState::Ready);
     let mut free: Vec<_> = ready.collect();
     if free.len() < tp {
         return Err(free.len());
     }
-    free.sort_by_key(|worker| preference(worker, experience));
+    free.sort_by_key(|worker| experience.preference(worker));
     let reliable: Vec<_> = free.iter().copied().filter(|worker| !experience.doubtful.contains(&worker.id)).collect();
     let pool = if reliable.len() >= tp { reliable } else { free };
-    let chosen = one_host(&pool, tp).unwrap_or_else(|| pool[..tp].to_vec());
-    Ok(by_rank(chosen, experience))
+    let pool = one_host(&pool, tp, experience).unwrap_or(pool);
+    Ok(by_rank(&pool, tp, experience))
 }
 
-/// Lesser is better.
-fn preference<'a>(worker: &'a WorkerRecord, experience: &Experience) -> impl Ord + use<'a> {
-    let held = experience.ranks.contains(&worker.id);
-    let fingerprint = worker.fingerprint.as_deref();
-    let doubt = experience.doubtful.iter().position(|id| *id == worker.id);
-    (doubt, !held, fingerprint.is_none(), fingerprint, worker.id.as_str())
-}
-
-/// The best `tp` of the host whose best worker is best.
-fn one_host<'a>(pool: &[&'a WorkerRecord], tp: usize) -> Option<Vec<&'a WorkerRecord>> {
-    let mut hosts: BTreeMap<&str, Vec<(usize, &WorkerRecord)>> = BTreeMap::new();
+/// The workers of the host that has enough and holds most; of equals, the host of the best worker.
+fn one_host<'a>(pool: &[&'a WorkerRecord], tp: usize, experience: &Experience) -> Option<Vec<&'a WorkerRecord>> {
+    let mut hosts: BTreeMap<&str, (usize, Vec<&WorkerRecord>)> = BTreeMap::new();
     for (place, worker) in pool.iter().enumerate() {
-        hosts.entry(&worker.host).or_default().push((place, worker));
+        hosts.entry(&worker.host).or_insert((place, Vec::new())).1.push(worker);
     }
-    let enough = hosts.into_values().filter(|workers| workers.len() >= tp);
-    let best = enough.min_by_key(|workers| workers[0].0)?;
-    Some(best[..tp].iter().map(|(_, worker)| *worker).collect())
+    let held =
+        |workers: &[&WorkerRecord]| (0..tp).filter(|&rank| workers.iter().any(|worker| experience.holds(worker, rank))).count();
+    let enough = hosts.into_values().filter(|(_, workers)| workers.len() >= tp);
+    enough.min_by_key(|(place, workers)| (tp - held(workers), *place)).map(|(_, workers)| workers)
 }
 
-/// Gives those that had a rank the same again, and the others what is left, in order.
-fn by_rank(chosen: Vec<&WorkerRecord>, experience: &Experience) -> Vec<WorkerRecord> {
-    let mut ranks: Vec<Option<&WorkerRecord>> = vec![None; chosen.len()];
-    let (mut placed, mut others) = (HashSet::new(), Vec::new());
-    for worker in chosen {
-        match experience.ranks.iter().position(|id| *id == worker.id) {
-            Some(rank) if rank < ranks.len() && placed.insert(rank) => ranks[rank] = Some(worker),
-            _ => others.push(worker),
-        }
-    }
-    let mut others = others.into_iter();
-    ranks.into_iter().filter_map(|rank| rank.or_else(|| others.next())).cloned().collect()
+/// Gives each rank a worker that holds its slice, and the ranks that are left the best of the others.
+fn by_rank(pool: &[&WorkerRecord], tp: usize, experience: &Experience) -> Vec<WorkerRecord> {
+    let mut pool = pool.to_vec();
+    let mut take = |wanted: &dyn Fn(&WorkerRecord) -> bool| {
+        let at = pool.iter().position(|worker| wanted(worker))?;
+        Some(pool.remove(at))
+    };
+    let holders: Vec<_> = (0..tp).map(|rank| take(&|worker| experience.holds(worker, rank))).collect();
+    holders.into_iter().filter_map(|holder| holder.or_else(|| take(&|_| true))).cloned().collect()
+}
+
+/// A number that only the two names decide, by FNV-1a.
+fn affinity(replica: &str, worker: &str) -> u64 {
+    let bytes = replica.bytes().chain([0]).chain(worker.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -96,23 +115,46 @@ mod tests {
         assert_eq!(ids(choose(&members, 1, &Experience::default())).unwrap(), ["c"]);
     }
 
-    #[test]
-    fn a_host_with_enough_workers_goes_before_a_mix() {
-        let members = members(&[("a", "x", None), ("b", "y", None), ("c", "y", None)]);
-        assert_eq!(ids(choose(&members, 2, &Experience::default())).unwrap(), ["b", "c"]);
-        assert_eq!(ids(choose(&members, 3, &Experience::default())).unwrap(), ["a", "b", "c"]);
+    /// The same whatever order the names' hashes have.
+    fn sorted(mut ids: Vec<String>) -> Vec<String> {
+        ids.sort_unstable();
+        ids
     }
 
     #[test]
-    fn a_worker_that_holds_weights_is_taken_first() {
-        let members = members(&[("a", "x", None), ("b", "x", Some("m rank 1")), ("c", "x", Some("m rank 0"))]);
-        assert_eq!(ids(choose(&members, 2, &Experience::default())).unwrap(), ["c", "b"]);
+    fn a_host_with_enough_workers_goes_before_a_mix() {
+        let members = members(&[("a", "x", None), ("b", "y", None), ("c", "y", None)]);
+        assert_eq!(sorted(ids(choose(&members, 2, &Experience::default())).unwrap()), ["b", "c"]);
+        assert_eq!(sorted(ids(choose(&members, 3, &Experience::default())).unwrap()), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn each_rank_gets_a_worker_that_holds_its_slice() {
+        let members = members(&[
+            ("a", "x", Some("m rank 0")),
+            ("b", "x", Some("m rank 1")),
+            ("c", "x", Some("m rank 0")),
+            ("d", "x", None),
+            ("e", "x", Some("other rank 0")),
+        ]);
+        let wanted = vec!["m rank 0".to_owned(), "m rank 1".to_owned()];
+        let experience = Experience { wanted, ..Experience::default() };
+        let chosen = ids(choose(&members, 2, &experience)).unwrap();
+        assert!(["a", "c"].contains(&chosen[0].as_str()), "{chosen:?}");
+        assert_eq!(chosen[1], "b", "two that hold rank 0 would leave one to read");
+    }
+
+    #[test]
+    fn who_holds_nothing_is_rather_taken_than_who_holds_another_model() {
+        let members = members(&[("a", "x", Some("other rank 0")), ("b", "x", None), ("c", "x", Some("other rank 1"))]);
+        assert_eq!(ids(choose(&members, 1, &Experience::default())).unwrap(), ["b"]);
     }
 
     #[test]
     fn survivors_keep_their_ranks_and_a_spare_fills_the_gap() {
         let members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
-        let experience = Experience { ranks: vec!["b".into(), "c".into()], doubtful: vec!["b".into()] };
+        let ranks = vec!["b".into(), "c".into()];
+        let experience = Experience { ranks, doubtful: vec!["b".into()], ..Experience::default() };
         assert_eq!(ids(choose(&members, 2, &experience)).unwrap(), ["a", "c"]);
         assert_eq!(ids(choose(&members, 3, &experience)).unwrap(), ["b", "c", "a"], "better a doubtful one than none");
     }
@@ -120,7 +162,20 @@ mod tests {
     #[test]
     fn of_doubtful_workers_whoever_failed_last_comes_last() {
         let members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
-        let experience = Experience { ranks: vec!["a".into(), "c".into()], doubtful: vec!["b".into(), "a".into()] };
+        let ranks = vec!["a".into(), "c".into()];
+        let experience = Experience { ranks, doubtful: vec!["b".into(), "a".into()], ..Experience::default() };
         assert_eq!(ids(choose(&members, 2, &experience)).unwrap(), ["b", "c"]);
+    }
+
+    #[test]
+    fn replicas_that_choose_at_once_seldom_want_the_same() {
+        let names: Vec<String> = (0..40).map(|n| format!("worker-{n}")).collect();
+        let workers: Vec<_> = names.iter().map(|name| (name.as_str(), "x", None)).collect();
+        let members = members(&workers);
+        let firsts: std::collections::BTreeSet<_> = (0..10)
+            .map(|n| Experience { replica: format!("replica-{n}"), ..Experience::default() })
+            .map(|experience| ids(choose(&members, 1, &experience)).unwrap().remove(0))
+            .collect();
+        assert!(firsts.len() >= 6, "{firsts:?}");
     }
 }

@@ -1,63 +1,79 @@
 //! Forming a group: choose, claim, load; again and again until it works.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
-use tessera_proto::internal::{
-    self as wire, collective::Transport as WireTransport, model_source, shard_worker_client::ShardWorkerClient,
-};
-use tessera_registry::{Kept, Registry, RegistryError, WorkerRecord};
+use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
+use tessera_registry::{Followed, Registry, RegistryError, WorkerRecord, WorkerState};
 use tessera_types::{Epoch, Rank};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tonic::{Status, transport::Uri};
+use tonic::Status;
 use tracing::{info, warn};
 
 use super::{
-    FormError, Group, Member, RankError,
+    FormError, Group, Loss, Member, RankError,
     choose::{Experience, choose},
+    claim::{Claim, Holder},
     load::{Model, load},
+    request::{collective, request, weights},
     run::release,
 };
-use crate::{
-    config::{Config, ModelSource, Transport},
-    state::GroupState,
-};
+use crate::{config::Config, state::GroupState};
 
 /// How long a worker that failed is doubtful: longer than its lease, if it is dead.
 const DOUBT: Duration = Duration::from_secs(15);
+/// A group that is lost sooner than this was no good.
+const SHORT: Duration = Duration::from_secs(1);
+/// How long the first group of an elastic replica waits for all of its workers.
+const GATHER: Duration = Duration::from_secs(5);
+/// A group is not disturbed sooner than this after it was formed, only to become larger.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// Forms groups, one after the other.
 pub(crate) struct Former {
     config: Arc<Config>,
     registry: Registry,
+    members: Followed,
     state: watch::Sender<GroupState>,
+    /// Workers of the last group, by rank.
     ranks: Vec<String>,
     failed: Vec<(String, Instant)>,
+    started: Instant,
+    /// Before the next attempt.
+    pause: Duration,
+    /// The least degree that the model is not known to be too large for.
+    least: usize,
 }
 
 impl Former {
     pub(crate) fn new(config: Arc<Config>, registry: Registry, state: watch::Sender<GroupState>) -> Self {
-        Self { config, registry, state, ranks: Vec::new(), failed: Vec::new() }
+        let (members, pause) = (registry.follow(), config.timeouts.retry);
+        let started = Instant::now();
+        Self { config, registry, members, state, ranks: Vec::new(), failed: Vec::new(), started, pause, least: 1 }
     }
 
     /// Lets the last group go, then tries until there is a new one.
     ///
     /// # Errors
     /// Only what another attempt would not mend, and only before there was any group.
-    pub(crate) async fn form(&mut self, last: Option<Group>) -> Result<Group, FormError> {
-        if let Some(mut group) = last {
-            group.hear_out().await;
+    pub(crate) async fn form(&mut self, last: Option<(Group, Loss)>) -> Result<Group, FormError> {
+        if let Some((mut group, loss)) = last {
+            group.hear_out(&loss).await;
             self.doubt(group.suspects());
+            let short = group.age() < SHORT && !loss.is_planned();
             group.release().await;
+            if short {
+                self.rest().await;
+            } else {
+                self.pause = self.config.timeouts.retry;
+            }
         }
-        let mut pause = self.config.timeouts.retry;
         loop {
             let error = match self.attempt().await {
                 Ok(group) => return Ok(group),
@@ -65,9 +81,19 @@ impl Former {
                 Err(error) => error,
             };
             self.report(&error);
-            sleep(pause).await;
-            pause = (pause * 2).min(self.config.timeouts.retry_most);
+            match error {
+                // Whoever comes or is let go ends the wait.
+                FormError::Workers { .. } => drop(timeout(self.config.timeouts.retry_most, self.members.changed()).await),
+                // Another coordinator was faster; the others may want the same again.
+                FormError::Registry(RegistryError::Taken) => sleep(self.config.timeouts.retry.mul_f64(rand::random())).await,
+                _ => self.rest().await,
+            }
         }
+    }
+
+    async fn rest(&mut self) {
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(self.config.timeouts.retry_most);
     }
 
     fn report(&mut self, error: &FormError) {
@@ -88,48 +114,100 @@ impl Former {
         self.failed.extend(workers.into_iter().map(|worker| (worker, now)));
     }
 
+    /// Workers that could be claimed now and have not failed lately.
+    fn spares(&self) -> usize {
+        let Some(members) = self.members.now() else { return 0 };
+        let ready = members.free_workers().filter(|worker| worker.state == WorkerState::Ready);
+        ready.filter(|worker| !self.failed.iter().any(|(failed, _)| *failed == worker.id)).count()
+    }
+
+    /// What to do about a group that runs, but could be another.
+    pub(crate) fn better(&self, group: &Group) -> Option<Loss> {
+        let (spares, tp) = (self.spares(), usize::from(self.config.tp));
+        let leaving = group.leaving();
+        let shrinks = self.config.elastic && group.size() > leaving;
+        if leaving > 0 && (spares >= leaving || shrinks || self.has_siblings()) {
+            return Some(Loss::Leaving);
+        }
+        let grows = self.config.elastic && group.size() < tp && group.size() + spares >= tp && group.age() > SETTLE;
+        grows.then_some(Loss::Grow)
+    }
+
+    /// Whether another replica of the model takes requests.
+    fn has_siblings(&self) -> bool {
+        let Some(members) = self.members.now() else { return false };
+        let others = members.replicas.values().filter(|replica| replica.id != self.config.replica);
+        others.into_iter().any(|replica| replica.model == self.config.model && replica.ready && !replica.draining)
+    }
+
+    /// How many ranks the next group has.
+    fn degree(&self) -> usize {
+        let (tp, spares) = (usize::from(self.config.tp), self.spares());
+        let gathers = self.ranks.is_empty() && self.started.elapsed() < GATHER;
+        if !self.config.elastic || spares >= tp || gathers {
+            return tp;
+        }
+        let smaller = (0..tp.ilog2()).rev().map(|power| 1 << power).find(|&degree| degree <= spares);
+        smaller.filter(|&degree| degree >= self.least).unwrap_or(tp)
+    }
+
     async fn attempt(&mut self) -> Result<Group, FormError> {
-        let call = self.config.timeouts.call;
-        let (_, members) = bounded(call, self.registry.members()).await?;
+        if self.members.now().is_none() {
+            let _ = timeout(self.config.timeouts.call, self.members.changed()).await;
+        }
+        let Some(members) = self.members.now() else {
+            return Err(RegistryError::Unavailable("it was not read yet".into()).into());
+        };
         self.doubt([]);
-        let doubtful = self.failed.iter().map(|(worker, _)| worker.clone()).collect();
-        let needed = usize::from(self.config.tp);
-        let experience = Experience { ranks: self.ranks.clone(), doubtful };
+        let needed = self.degree();
+        let experience = Experience {
+            ranks: self.ranks.clone(),
+            doubtful: self.failed.iter().map(|(worker, _)| worker.clone()).collect(),
+            wanted: (0..needed)
+                .map(|rank| weights(&self.config, rank, needed).map(|request| request.fingerprint()))
+                .collect::<Result<_, _>>()?,
+            replica: self.config.replica.clone(),
+        };
         let workers = choose(&members, needed, &experience).map_err(|free| FormError::Workers { free, needed })?;
-        let lease = bounded(call, self.registry.lease(self.config.timeouts.lease)).await?;
-        let formed = self.claim_and_load(&lease, workers).await;
-        match formed {
-            Ok((epoch, members, model)) => Ok(Group::new(epoch, members, model, lease, self.config.timeouts)),
+        let (epoch, claim) = Claim::take(Holder {
+            registry: self.registry.clone(),
+            replica: self.config.replica.clone(),
+            workers: workers.iter().map(|worker| worker.id.clone()).collect(),
+            ttl: self.config.timeouts.lease,
+            call: self.config.timeouts.call,
+        })
+        .await?;
+        let loaded = tokio::select! {
+            loaded = self.load(epoch, workers) => loaded,
+            () = claim.lost() => Err(RegistryError::Taken.into()),
+        };
+        match loaded {
+            Ok((members, model)) => Ok(Group::new(epoch, members, model, claim, self.config.timeouts)),
             Err(error) => {
-                // The claims go with the lease.
-                let _ = timeout(call, lease.revoke()).await;
+                claim.release().await;
                 Err(error)
             }
         }
     }
 
-    async fn claim_and_load(
-        &mut self,
-        lease: &Kept,
-        workers: Vec<WorkerRecord>,
-    ) -> Result<(Epoch, Vec<Member>, Model), FormError> {
+    async fn load(&mut self, epoch: Epoch, workers: Vec<WorkerRecord>) -> Result<(Vec<Member>, Model), FormError> {
         let timeouts = self.config.timeouts;
         let ids: Vec<_> = workers.iter().map(|worker| worker.id.clone()).collect();
-        let claimed = bounded(timeouts.call, self.registry.claim(lease.id(), &self.config.replica, &ids)).await?;
-        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank)));
-        let members = members.collect::<Result<Vec<_>, _>>()?;
-        let epoch = self.epoch(claimed, &members).await?;
         info!(%epoch, workers = ids.join(", "), "claimed");
-        let collective = self.collective(&members).await?;
-        let requests = members.iter().map(|member| self.request(member, epoch, &collective)).collect::<Result<_, _>>()?;
-        let loaded = load(&members, requests, timeouts.load_stall, &self.state).await;
-        match loaded {
+        let members = self.meet(epoch, workers).await?;
+        let collective = collective(&self.config, &members).await?;
+        let requests = members.iter().map(|member| request(&self.config, member, epoch, members.len(), &collective));
+        let requests = requests.collect::<Result<_, _>>()?;
+        match load(&members, requests, timeouts.load_stall, &self.state).await {
             Ok(model) => {
-                self.ranks = ids;
-                info!(%epoch, kv_blocks = model.kv_blocks, "the group is ready");
-                Ok((epoch, members, model))
+                (self.ranks, self.least) = (ids, 1);
+                info!(%epoch, kv_blocks = model.kv_blocks, tp = members.len(), "the group is ready");
+                Ok((members, model))
             }
             Err(error) => {
+                if error.is_want_of_memory() && members.len() < usize::from(self.config.tp) {
+                    self.least = 2 * members.len();
+                }
                 self.doubt_failed(&error);
                 release(&members, epoch, timeouts.call).await;
                 Err(error)
@@ -137,21 +215,26 @@ impl Former {
         }
     }
 
-    /// The claim's epoch, which is above all that workers have seen; unless the registry was set back since, as by a
-    /// restored backup. The claim is held either way, so going above what they saw takes nothing from anyone.
-    ///
-    /// Asking has a second use: a worker that does not answer is found before the others load and wait for it.
-    async fn epoch(&mut self, claimed: Epoch, members: &[Member]) -> Result<Epoch, FormError> {
-        let seen = join_all(members.iter().map(|member| newest_epoch(member, self.config.timeouts.call))).await;
-        let (seen, failed): (Vec<_>, Vec<_>) = seen.into_iter().partition(Result::is_ok);
-        let ranks: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
-        if !ranks.is_empty() {
-            let error = FormError::Load { ranks };
-            self.doubt_failed(&error);
-            return Err(error);
+    /// Asks every worker how it is: one that does not answer is found before the others load and wait for it, and one
+    /// that has seen a newer epoch shows that this claim is not the newest, so that it must not be driven.
+    async fn meet(&mut self, epoch: Epoch, workers: Vec<WorkerRecord>) -> Result<Vec<Member>, FormError> {
+        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank)));
+        let mut members = members.collect::<Result<Vec<_>, _>>()?;
+        let states = join_all(members.iter().map(|member| status(member, self.config.timeouts.call))).await;
+        let mut failed = Vec::new();
+        for (member, state) in members.iter_mut().zip(states) {
+            match state {
+                Ok(state) if state.epoch >= epoch.0 => return Err(FormError::Fenced { epoch, newest: Epoch(state.epoch) }),
+                Ok(state) => member.progress = state.progress,
+                Err(error) => failed.push(error),
+            }
         }
-        let newest = seen.into_iter().flatten().max().unwrap_or_default();
-        Ok(claimed.max(Epoch(newest.0 + 1)))
+        if failed.is_empty() {
+            return Ok(members);
+        }
+        let error = FormError::Load { ranks: failed };
+        self.doubt_failed(&error);
+        Err(error)
     }
 
     /// Workers that another attempt should rather do without.
@@ -160,74 +243,18 @@ impl Former {
             self.doubt(ranks.iter().filter(|rank| !rank.is_final()).map(|rank| rank.worker.clone()));
         }
     }
-
-    fn request(&self, member: &Member, epoch: Epoch, collective: &wire::Collective) -> Result<wire::LoadRequest, FormError> {
-        let source = match &self.config.source {
-            ModelSource::Folder(folder) => model_source::Source::Folder(folder.clone()),
-            ModelSource::Dummy { spec, seed } => {
-                let model_spec = serde_json::to_string(spec).map_err(|error| FormError::Shape(error.to_string()))?;
-                model_source::Source::Dummy(wire::DummyModel { model_spec, seed: *seed })
-            }
-        };
-        Ok(wire::LoadRequest {
-            epoch: epoch.0,
-            rank: member.rank.0.into(),
-            tp: self.config.tp.into(),
-            model: Some(wire::ModelSource { source: Some(source) }),
-            dtype: self.config.dtype.clone(),
-            kv_blocks: self.config.kv_blocks.unwrap_or(0),
-            max_context: self.config.max_context.unwrap_or(0),
-            collective: Some(collective.clone()),
-        })
-    }
-
-    async fn collective(&self, members: &[Member]) -> Result<wire::Collective, FormError> {
-        let one_host = members.iter().all(|member| member.worker.host == members[0].worker.host);
-        let tcp = match self.config.transport {
-            Transport::Auto => !one_host,
-            Transport::Shm => false,
-            Transport::Tcp => true,
-        };
-        let mut addresses = Vec::new();
-        for member in members.iter().filter(|_| tcp) {
-            addresses.push(rank_address(&member.worker, self.config.timeouts.call).await?.to_string());
-        }
-        Ok(wire::Collective {
-            transport: if tcp { WireTransport::Tcp } else { WireTransport::Shm }.into(),
-            group: self.config.replica.clone(),
-            addresses,
-            deadline_ms: self.config.timeouts.collective.as_millis() as u64,
-        })
-    }
 }
 
 fn join(worker: WorkerRecord, rank: Rank) -> Result<Member, FormError> {
     let channel = tessera_service::peer(&worker.address);
     let address =
         |error: tessera_service::PeerError| FormError::Address { worker: worker.id.clone(), problem: error.to_string() };
-    Ok(Member { rank, channel: channel.map_err(address)?, worker })
+    Ok(Member { rank, channel: channel.map_err(address)?, worker, progress: 0 })
 }
 
-async fn newest_epoch(member: &Member, bound: Duration) -> Result<Epoch, RankError> {
+async fn status(member: &Member, bound: Duration) -> Result<wire::GetStatusResponse, RankError> {
     let mut client = ShardWorkerClient::new(member.channel.clone());
     let status = timeout(bound, client.get_status(wire::GetStatusRequest {})).await;
     let status = status.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no status within {bound:?}"))));
-    status.map(|status| Epoch(status.into_inner().epoch)).map_err(|status| RankError::new(member, &status))
-}
-
-/// Where a rank meets the others by TCP.
-async fn rank_address(worker: &WorkerRecord, bound: Duration) -> Result<SocketAddr, FormError> {
-    let problem =
-        |problem: &str| FormError::Address { worker: worker.id.clone(), problem: format!("{}: {problem}", worker.address) };
-    let uri: Uri = worker.address.parse().map_err(|_| problem("is not an address"))?;
-    let (host, port) = uri.host().zip(uri.port_u16()).ok_or_else(|| problem("has no host and port"))?;
-    let port = port.checked_add(Config::TCP_PORT_OFFSET).ok_or_else(|| problem("has too high a port"))?;
-    let host = host.trim_matches(['[', ']']);
-    let found = timeout(bound, tokio::net::lookup_host((host, port))).await;
-    let mut found = found.map_err(|_| problem("was not resolved in time"))?.map_err(|error| problem(&error.to_string()))?;
-    found.next().ok_or_else(|| problem("resolves to nothing"))
-}
-
-async fn bounded<T>(bound: Duration, call: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
-    timeout(bound, call).await.unwrap_or_else(|_| Err(RegistryError::Unavailable(format!("no answer within {bound:?}"))))
+    status.map(tonic::Response::into_inner).map_err(|status| RankError::new(member, &status))
 }

@@ -1,7 +1,7 @@
 //! A group that runs steps: the same plan to every rank, every rank's word for every step.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,6 @@ use futures::{
 use prost::Message as _;
 use tessera_engine::OutputError;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient, step_failure::Kind};
-use tessera_registry::Kept;
 use tessera_service::metrics as names;
 use tessera_types::{Epoch, ModelSpec, Rank, StepId, StepOutput, StepPlan};
 use tokio::{
@@ -23,9 +22,15 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 use tonic::Status;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{Member, codec, load::Model};
+use super::{
+    Member,
+    claim::Claim,
+    codec,
+    load::Model,
+    pulse::{Beat, Pulse, pulse},
+};
 use crate::config::Timeouts;
 
 /// Plans that may wait in a rank's channel; more are never under way.
@@ -42,15 +47,33 @@ pub(crate) enum Loss {
     /// A rank could not do its step.
     #[error("rank {rank} failed step {step} ({}): {problem}", kind.as_str_name())]
     Step { rank: Rank, step: StepId, kind: Kind, problem: String },
-    /// The watchdog.
-    #[error("step {step} was not done within {bound:?}; silent: {silent:?}")]
-    Late { step: StepId, bound: Duration, silent: Vec<u16> },
+    /// No rank gets on with a step.
+    #[error("no rank got on with step {step} for {bound:?}; behind the others: {behind:?}")]
+    Late { step: StepId, bound: Duration, behind: Vec<u16> },
     /// The output does not answer the plan.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The claim on the workers has ended.
-    #[error("the lease on the workers was lost")]
-    Lease,
+    /// Another coordinator has the workers.
+    #[error("another replica has claimed the workers")]
+    Claim,
+    /// A worker wants to leave, and the group can do without it.
+    #[error("a worker leaves")]
+    Leaving,
+    /// There are workers enough for the degree asked for.
+    #[error("workers have come; the group grows")]
+    Grow,
+}
+
+impl Loss {
+    /// Whether nothing failed.
+    pub(crate) fn is_planned(&self) -> bool {
+        matches!(self, Self::Leaving | Self::Grow)
+    }
+
+    /// Whether it is known who is to blame: a rank that is gone, rather than one that complains of another.
+    fn is_clear(&self) -> bool {
+        matches!(self, Self::Rank(..) | Self::Late { .. } | Self::Claim) || self.is_planned()
+    }
 }
 
 /// A group whose ranks hold the model.
@@ -61,56 +84,86 @@ pub(crate) struct Group {
     members: Vec<Member>,
     plans: Vec<mpsc::Sender<Bytes>>,
     results: SelectAll<BoxStream<'static, (Rank, Result<wire::StepResult, Status>)>>,
+    beats: SelectAll<Pulse>,
+    /// By rank.
+    ranks: Vec<RankState>,
     /// Steps under way, oldest first.
     steps: VecDeque<Step>,
-    /// When the last step was done.
-    done: Instant,
-    lease: Kept,
+    /// When a step was done last, or any rank got on with one.
+    moved: Instant,
+    formed: Instant,
+    claim: Claim,
     timeouts: Timeouts,
     /// Ranks that are to blame for a loss.
-    suspects: Vec<Rank>,
+    suspects: BTreeSet<Rank>,
+}
+
+/// What is known of a rank while the group runs.
+#[derive(Clone, Copy, Debug)]
+struct RankState {
+    /// Its progress when the group was formed, and now.
+    before: u64,
+    now: u64,
+    draining: bool,
 }
 
 struct Step {
     id: StepId,
     sent: Instant,
-    allowed: Duration,
     answered: Vec<bool>,
     output: Option<StepOutput>,
 }
 
 impl Group {
-    pub(super) fn new(epoch: Epoch, members: Vec<Member>, model: Model, lease: Kept, timeouts: Timeouts) -> Self {
+    pub(super) fn new(epoch: Epoch, members: Vec<Member>, model: Model, claim: Claim, timeouts: Timeouts) -> Self {
         let mut plans = Vec::new();
-        let mut results = SelectAll::new();
+        let (mut results, mut beats) = (SelectAll::new(), SelectAll::new());
         for member in &members {
             let (sender, receiver) = mpsc::channel(PLANS);
             let rank = member.rank;
             results.push(codec::run(member.channel.clone(), receiver).map(move |result| (rank, result)).boxed());
             plans.push(sender);
+            beats.push(pulse(member, epoch, timeouts));
         }
+        let state = |member: &Member| RankState { before: member.progress, now: member.progress, draining: false };
+        let ranks = members.iter().map(state).collect();
         let Model { spec, kv_blocks } = model;
-        let (steps, done, suspects) = (VecDeque::new(), Instant::now(), Vec::new());
-        Self { epoch, spec, kv_blocks, members, plans, results, steps, done, lease, timeouts, suspects }
+        let (steps, suspects, now) = (VecDeque::new(), BTreeSet::new(), Instant::now());
+        let (moved, formed) = (now, now);
+        Self { epoch, spec, kv_blocks, members, plans, results, beats, ranks, steps, moved, formed, claim, timeouts, suspects }
+    }
+
+    /// Its degree.
+    pub(crate) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Its workers, by rank.
+    pub(crate) fn workers(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.worker.id.clone()).collect()
+    }
+
+    /// How long it has lived.
+    pub(crate) fn age(&self) -> Duration {
+        self.formed.elapsed()
+    }
+
+    /// How many of its workers want to leave.
+    pub(crate) fn leaving(&self) -> usize {
+        self.ranks.iter().filter(|rank| rank.draining).count()
     }
 
     /// Sends a plan to every rank. Never waits: a rank that does not take its plans has failed.
     pub(crate) fn send(&mut self, plan: StepPlan) -> Result<(), Loss> {
         let tokens: usize = plan.chunks.iter().map(|chunk| chunk.len as usize).sum();
-        let patches: usize = plan.encode.iter().map(|image| image.grid.patches()).sum();
         metrics::histogram!(names::STEP_TOKENS).record(tokens as f64);
-        let step = Step {
-            id: plan.step,
-            sent: Instant::now(),
-            allowed: self.timeouts.step + self.timeouts.step_token * (tokens + patches) as u32,
-            answered: vec![false; self.members.len()],
-            output: None,
-        };
+        let answered = vec![false; self.members.len()];
+        let step = Step { id: plan.step, sent: Instant::now(), answered, output: None };
         let bytes = Bytes::from(wire::StepPlan::from(plan).encode_to_vec());
         for (rank, plans) in self.plans.iter().enumerate() {
             if let Err(error) = plans.try_send(bytes.clone()) {
                 let rank = Rank(rank as u16);
-                self.suspects.push(rank);
+                self.suspects.insert(rank);
                 return Err(Loss::Rank(rank, format!("takes no plans: {error}")));
             }
         }
@@ -135,8 +188,9 @@ impl Group {
             tokio::select! {
                 biased;
                 result = self.results.next() => self.note(result)?,
+                Some((rank, beat)) = self.beats.next() => self.feel(rank, beat)?,
                 () = watchdog => return Err(self.late()),
-                () = self.lease.lost() => return Err(Loss::Lease),
+                () = self.claim.lost() => return Err(Loss::Claim),
             }
         }
     }
@@ -148,14 +202,27 @@ impl Group {
         }
         let step = self.steps.pop_front()?;
         metrics::histogram!(names::STEP_SECONDS).record(step.sent.elapsed().as_secs_f64());
-        self.done = Instant::now();
+        self.moved = Instant::now();
         // Rank 0 always sends an output; were there none, the engine would say that tokens are missing.
         Some(step.output.unwrap_or(StepOutput { epoch: self.epoch, step: step.id, ..Default::default() }))
     }
 
-    /// When the watchdog ends the oldest step: its time begins when the last one is done.
+    /// When the watchdog ends the oldest step: steps may take their time, but some rank must get on.
     fn due(&self) -> Option<Instant> {
-        self.steps.front().map(|step| step.sent.max(self.done) + step.allowed)
+        self.steps.front().map(|step| step.sent.max(self.moved) + self.timeouts.stall)
+    }
+
+    fn feel(&mut self, rank: Rank, beat: Result<Beat, String>) -> Result<(), Loss> {
+        let Beat { progress, draining } = beat.map_err(|problem| {
+            self.suspects.insert(rank);
+            Loss::Rank(rank, problem)
+        })?;
+        let state = &mut self.ranks[usize::from(rank.0)];
+        if state.now != progress {
+            self.moved = Instant::now();
+        }
+        (state.now, state.draining) = (progress, draining);
+        Ok(())
     }
 
     fn note(&mut self, result: Option<(Rank, Result<wire::StepResult, Status>)>) -> Result<(), Loss> {
@@ -163,15 +230,16 @@ impl Group {
         let result = match result {
             Ok(result) => result,
             Err(status) => {
-                self.suspects.push(rank);
+                self.suspects.insert(rank);
                 return Err(Loss::Rank(rank, format!("{}: {}", status.code(), status.message())));
             }
         };
         let (epoch, step) = (Epoch(result.epoch), StepId(result.step));
         if let Some(failure) = result.failure {
             let kind = failure.kind();
-            if !matches!(kind, Kind::Collective) {
-                self.suspects.push(rank);
+            // One that misses another, or was let go over that, is not to blame.
+            if !matches!(kind, Kind::Collective | Kind::Epoch) {
+                self.suspects.insert(rank);
             }
             return Err(Loss::Step { rank, step, kind, problem: failure.message });
         }
@@ -185,21 +253,32 @@ impl Group {
         Ok(())
     }
 
+    /// A rank that hangs has got less far than those that wait for it. Where all have got as far, nobody knows.
     fn late(&mut self) -> Loss {
-        let Some(step) = self.steps.front() else { return Loss::Lease };
-        let silent: Vec<_> = (0..).zip(&step.answered).filter(|(_, answered)| !**answered).map(|(rank, _)| rank).collect();
-        // When all are silent nobody knows whose fault it is.
-        if silent.len() < self.members.len() {
-            self.suspects.extend(silent.iter().copied().map(Rank));
-        }
-        Loss::Late { step: step.id, bound: step.allowed, silent }
+        let Some(step) = self.steps.front() else { return Loss::Claim };
+        let done = |rank: &RankState| rank.now.saturating_sub(rank.before);
+        let farthest = self.ranks.iter().map(done).max().unwrap_or(0);
+        let silent = (0..).zip(&step.answered).zip(&self.ranks).filter(|((_, answered), _)| !**answered);
+        let behind: Vec<u16> = silent.filter(|(_, rank)| done(rank) < farthest).map(|((rank, _), _)| rank).collect();
+        self.suspects.extend(behind.iter().copied().map(Rank));
+        Loss::Late { step: step.id, bound: self.timeouts.stall, behind }
     }
 
-    /// After a loss, listens to the other ranks for a moment: the first to fail is seldom the one at fault.
-    pub(super) async fn hear_out(&mut self) {
+    /// After a loss that does not tell who is to blame, listens to the other ranks for a moment: the first to fail is
+    /// seldom the one.
+    pub(super) async fn hear_out(&mut self, loss: &Loss) {
+        if loss.is_clear() {
+            return;
+        }
         let listen = async {
-            for _ in 1..self.members.len() {
+            let mut silent: BTreeSet<_> = self.members.iter().map(|member| member.rank).collect();
+            if let Loss::Step { rank, .. } = loss {
+                silent.remove(rank);
+            }
+            while !silent.is_empty() {
                 let result = self.results.next().await;
+                let Some(rank) = result.as_ref().map(|(rank, _)| *rank) else { return };
+                silent.remove(&rank);
                 if let Err(loss) = self.note(result) {
                     debug!(%loss, "also");
                 }
@@ -215,13 +294,13 @@ impl Group {
         suspects.map(|member| member.worker.id.clone()).collect()
     }
 
-    /// Lets the workers go. Those that do not answer are fenced off by the next epoch.
+    /// Lets the workers go. Those that failed are told, too, but not waited for: the next epoch fences them off.
     pub(crate) async fn release(self) {
-        drop((self.plans, self.results));
-        release(&self.members, self.epoch, self.timeouts.call).await;
-        if !matches!(timeout(self.timeouts.call, self.lease.revoke()).await, Ok(Ok(()))) {
-            warn!(epoch = %self.epoch, "the claim on the workers stays until its lease ends");
-        }
+        drop((self.plans, self.results, self.beats));
+        let (failed, sound): (Vec<_>, Vec<_>) = self.members.into_iter().partition(|member| self.suspects.contains(&member.rank));
+        let (epoch, call) = (self.epoch, self.timeouts.call);
+        tokio::spawn(async move { release(&failed, epoch, call).await });
+        tokio::join!(release(&sound, epoch, call), self.claim.release());
     }
 }
 

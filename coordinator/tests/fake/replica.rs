@@ -37,8 +37,7 @@ pub(crate) fn config(tp: u16) -> Config {
     let mut config = Config::new("replica", any, "model", ModelSource::Folder("/nowhere".into()), tp);
     config.step_tokens = 32;
     config.max_sequences = 4;
-    config.timeouts.step = Duration::from_secs(10);
-    config.timeouts.step_token = Duration::ZERO;
+    config.timeouts.stall = Duration::from_secs(10);
     config.timeouts.load_stall = Duration::from_secs(2);
     config
 }
@@ -146,7 +145,7 @@ impl Heard {
             }
             Ok(Some(Event::Finished(finished))) => self.finished = Some(finished),
             Ok(Some(Event::Timings(timings))) => self.timings = Some(timings),
-            Ok(Some(Event::Accepted(_) | Event::PromptLogprobs(_))) => {}
+            Ok(Some(Event::Accepted(_) | Event::Resumed(_) | Event::PromptLogprobs(_))) => {}
             Ok(None) => return false,
             Err(status) => {
                 self.error = Some(status);

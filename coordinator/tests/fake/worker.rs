@@ -100,7 +100,13 @@ impl ShardWorker for FakeWorker {
     }
 
     async fn get_status(&self, _: Request<wire::GetStatusRequest>) -> Result<Response<wire::GetStatusResponse>, Status> {
-        Ok(Response::new(wire::GetStatusResponse { epoch: self.control.lock().seen, ..Default::default() }))
+        let (epoch, rank) = (self.control.lock().seen, *self.rank.lock());
+        let rank = (rank.0 == epoch).then_some(rank.1);
+        Ok(Response::new(wire::GetStatusResponse { epoch, rank, ..Default::default() }))
+    }
+
+    async fn drain(&self, _: Request<wire::DrainWorkerRequest>) -> Result<Response<wire::DrainWorkerResponse>, Status> {
+        Err(Status::unimplemented("a fake never leaves"))
     }
 }
 

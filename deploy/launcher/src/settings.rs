@@ -18,6 +18,8 @@ use crate::cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, Replic
 const LEASE: Duration = Duration::from_secs(5);
 /// Calls in progress may end within this when a process stops.
 const GRACE: Duration = Duration::from_secs(3);
+/// A worker that stops waits this long for its coordinator to let it go.
+const DRAIN: Duration = Duration::from_secs(4);
 
 /// The model to serve.
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -
         threads: args.threads.map_or((cores / usize::from(ranks)).max(1), usize::from),
         kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
         lease: LEASE,
+        drain: DRAIN,
         grace: GRACE,
     }
 }

@@ -12,6 +12,7 @@
 
 mod bounded;
 pub mod conformance;
+mod follow;
 mod keep;
 mod keys;
 mod membership;
@@ -21,6 +22,7 @@ mod registry;
 mod state;
 mod store;
 
+pub use follow::Followed;
 pub use keep::Kept;
 pub use membership::{Membership, MembershipChange, MembershipWatch};
 pub use memory::MemoryStore;

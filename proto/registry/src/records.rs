@@ -39,7 +39,7 @@ pub struct ClaimRecord {
     pub replica: String,
 }
 
-/// A replica that takes requests.
+/// A replica that takes requests. How busy it is, it tells those who ask it: nothing here changes in steady state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaRecord {
     /// Unique among replicas.
@@ -56,8 +56,4 @@ pub struct ReplicaRecord {
     pub ready: bool,
     /// It finishes what it has, and takes nothing new.
     pub draining: bool,
-    /// Prompt tokens that wait.
-    pub queued_tokens: u64,
-    /// Sequences that run.
-    pub running: u32,
 }

@@ -60,14 +60,32 @@ impl Registry {
     /// [`RegistryError::Taken`] when one of them is gone or held, [`RegistryError::Malformed`] when there is none or one
     /// is named twice; none is claimed then.
     pub async fn claim(&self, lease: LeaseId, replica: &str, workers: &[String]) -> Result<Epoch, RegistryError> {
+        let present = workers.iter().map(|id| Compare::Exists(format!("{WORKERS}{id}")));
+        self.hold(lease, replica, workers, present.collect()).await
+    }
+
+    /// Claims workers again for the group that runs on them, when the lease of its claim has ended: nobody else may have
+    /// claimed one of them since. Whether they are registered does not matter; the group knows that they live.
+    ///
+    /// # Errors
+    /// As [`Registry::claim`].
+    pub async fn reclaim(&self, lease: LeaseId, replica: &str, workers: &[String]) -> Result<Epoch, RegistryError> {
+        self.hold(lease, replica, workers, Vec::new()).await
+    }
+
+    async fn hold(
+        &self,
+        lease: LeaseId,
+        replica: &str,
+        workers: &[String],
+        mut conditions: Vec<Compare>,
+    ) -> Result<Epoch, RegistryError> {
         // Without a write there is no revision of its own, and so no epoch.
         if workers.is_empty() || workers.iter().collect::<BTreeSet<_>>().len() < workers.len() {
             return Err(RegistryError::Malformed);
         }
         let record = ClaimRecord { replica: replica.to_owned() };
-        let present = workers.iter().map(|id| Compare::Exists(format!("{WORKERS}{id}")));
-        let free = workers.iter().map(|id| Compare::Absent(format!("{CLAIMS}{id}")));
-        let conditions = present.chain(free).collect();
+        conditions.extend(workers.iter().map(|id| Compare::Absent(format!("{CLAIMS}{id}"))));
         let writes = workers.iter().map(|id| put(format!("{CLAIMS}{id}"), &record, lease)).collect::<Result<_, _>>()?;
         let revision = self.store.commit(conditions, writes).await?;
         revision.map(|revision| Epoch(revision.0)).ok_or(RegistryError::Taken)

@@ -80,6 +80,8 @@ pub struct StepOutput {
     pub sampled: Vec<Sampled>,
     /// For chunks of sequences that ask for them.
     pub prompt_logprobs: Vec<PromptLogprobs>,
+    /// Sequences whose logits were no numbers to choose from: weights are damaged, or overflow. Their tokens mean nothing.
+    pub broken: Vec<SequenceId>,
     /// Where the time went.
     pub timings: StepTimings,
 }

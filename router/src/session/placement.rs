@@ -30,7 +30,7 @@ impl Verdict {
         match status.code() {
             Code::ResourceExhausted => Self::Full,
             Code::Unavailable | Code::Aborted | Code::Cancelled | Code::FailedPrecondition => Self::Lost,
-            Code::Unknown | Code::Internal | Code::DataLoss => Self::Lost,
+            Code::Unknown | Code::Internal => Self::Lost,
             _ => Self::Refused,
         }
     }

@@ -14,8 +14,8 @@ use futures::Stream;
 use parking_lot::Mutex;
 use std::pin::Pin;
 use tessera_proto::internal::{
-    Accepted, Finished, GenerateEvent, GenerateRequest, GetInfoRequest, GetInfoResponse, PromptLogprobs, StopSequenceRequest,
-    StopSequenceResponse, Timings, Token, TokenLogprob,
+    Accepted, DrainRequest, DrainResponse, Finished, GenerateEvent, GenerateRequest, GetInfoRequest, GetInfoResponse,
+    PromptLogprobs, StopSequenceRequest, StopSequenceResponse, Timings, Token, TokenLogprob,
     coordinator_server::{Coordinator, CoordinatorServer},
     finished::Reason,
     generate_event::Event,
@@ -165,6 +165,10 @@ impl Coordinator for Fake {
         let call = call.into_inner();
         self.seen.stopped.lock().push((call.request_id, call.index));
         Ok(Response::new(StopSequenceResponse {}))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("a fake never leaves"))
     }
 
     async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {

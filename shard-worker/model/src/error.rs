@@ -21,14 +21,6 @@ pub enum ModelError {
     /// The plan cannot be run; nothing of it was done.
     #[error("step plan refused: {0}")]
     Plan(#[from] PlanError),
-    /// The model computed no number: broken weights, or an overflow.
-    #[error("the logits of sequence {sequence} at position {position} are not finite")]
-    NotFinite {
-        /// The sequence.
-        sequence: SequenceId,
-        /// Position of the token that the logits come from.
-        position: u32,
-    },
     /// The shard and the collective disagree about the group.
     #[error("the shard is rank {shard_rank} of {shard_size}, the collective rank {rank} of {size}")]
     Group {

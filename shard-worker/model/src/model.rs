@@ -1,6 +1,8 @@
 //! A rank's model: its weights, its cache, its sequences.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tessera_collective::Collective;
 use tessera_device::{CacheShape, Device, Dtype};
@@ -85,10 +87,15 @@ impl<D: Device> Model<D> {
     /// degree, and this rank its place in it.
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<(), ModelError> {
         fits(&self.plan, collective.as_ref())?;
-        self.ranks = Ranks::new(collective);
+        self.ranks.join(collective);
         self.sequences.clear();
         self.features.clear();
         Ok(())
+    }
+
+    /// Counts on `progress`, many times a step, while steps get on.
+    pub fn count_progress(&mut self, progress: Arc<AtomicU64>) {
+        self.ranks.count(progress);
     }
 
     /// The model's shape.

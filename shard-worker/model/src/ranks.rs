@@ -1,5 +1,7 @@
 //! The group as the forward pass sees it: sums and gathers of device tensors, and the time they took.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tessera_collective::{Collective, CollectiveError};
@@ -12,11 +14,23 @@ pub(crate) struct Ranks {
     collective: Box<dyn Collective>,
     waited: Duration,
     bytes: Vec<u8>,
+    /// Counts what the rank brought to the others; a rank that hangs has brought less than they.
+    progress: Arc<AtomicU64>,
 }
 
 impl Ranks {
     pub(crate) fn new(collective: Box<dyn Collective>) -> Self {
-        Self { collective, waited: Duration::ZERO, bytes: Vec::new() }
+        Self { collective, waited: Duration::ZERO, bytes: Vec::new(), progress: Arc::default() }
+    }
+
+    /// The same rank in another group.
+    pub(crate) fn join(&mut self, collective: Box<dyn Collective>) {
+        self.collective = collective;
+    }
+
+    /// Counts on `progress` from now on.
+    pub(crate) fn count(&mut self, progress: Arc<AtomicU64>) {
+        self.progress = progress;
     }
 
     /// Whether this rank samples and answers.
@@ -31,6 +45,7 @@ impl Ranks {
 
     /// Replaces each rank's part of a sum by the sum.
     pub(crate) fn all_reduce<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<(), ModelError> {
+        self.progress.fetch_add(1, Ordering::Relaxed);
         if self.collective.size() == 1 {
             return Ok(());
         }

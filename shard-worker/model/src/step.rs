@@ -122,9 +122,15 @@ impl<D: Device> Model<D> {
         output: &mut StepOutput,
     ) -> Result<(), ModelError> {
         let LogitsRow { sequence: id, position, .. } = *wanted;
-        // Every rank has these logits, so all of them stop here together.
+        // Every rank has these logits, so all of them see this together. It ends one sequence and no other.
         if !is_finite(logits) {
-            return Err(ModelError::NotFinite { sequence: id, position });
+            if !output.broken.contains(&id) {
+                output.broken.push(id);
+            }
+            if wanted.purpose == Purpose::Sample {
+                output.sampled.push(Sampled { sequence: id, token: special::UNKNOWN, logprob: None });
+            }
+            return Ok(());
         }
         let sequence = self.sequences.get(&id).ok_or(PlanError::UnknownSequence(id))?;
         match wanted.purpose {

@@ -47,6 +47,7 @@ impl Worker {
             threads: 1,
             kv_memory: KV_MEMORY,
             lease: Duration::from_secs(2),
+            drain: Duration::from_secs(1),
             grace: Duration::from_secs(1),
         };
         let worker = ShardWorker::bind(config).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tessera_types::{PromptLogprobs, Sampled, SequenceId, StepId, StepOutput};
 
 use super::Engine;
-use crate::event::{Event, RequestNumber};
+use crate::event::{Event, FinishReason, RequestNumber};
 
 /// A plan whose output has not come.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ impl Engine {
         self.share_encode_time(output.timings.encode_us);
         self.in_flight.pop_front();
         output.prompt_logprobs.into_iter().for_each(|entry| self.tell_prompt_logprobs(entry));
+        output.broken.into_iter().for_each(|sequence| self.finish(now, sequence, FinishReason::Broken));
+        // A sequence that has ended, as by this, takes no more tokens.
         output.sampled.into_iter().for_each(|sampled| self.take_token(now, sampled));
         Ok(())
     }

@@ -1,0 +1,80 @@
+//! What a rank is asked to load, and where it meets the others.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tessera_proto::internal::{self as wire, collective::Transport as WireTransport, model_source};
+use tessera_registry::WorkerRecord;
+use tessera_types::Epoch;
+use tokio::time::timeout;
+use tonic::transport::Uri;
+
+use super::{FormError, Member};
+use crate::config::{Config, ModelSource, Transport};
+
+/// What a rank is to hold.
+pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::LoadRequest, FormError> {
+    let source = match &config.source {
+        ModelSource::Folder(folder) => model_source::Source::Folder(folder.clone()),
+        ModelSource::Dummy { spec, seed } => {
+            let model_spec = serde_json::to_string(spec).map_err(|error| FormError::Shape(error.to_string()))?;
+            model_source::Source::Dummy(wire::DummyModel { model_spec, seed: *seed })
+        }
+    };
+    Ok(wire::LoadRequest {
+        rank: rank as u32,
+        tp: tp as u32,
+        model: Some(wire::ModelSource { source: Some(source) }),
+        dtype: config.dtype.clone(),
+        ..Default::default()
+    })
+}
+
+/// What a member is asked to load, and how it meets the others.
+pub(super) fn request(
+    config: &Config,
+    member: &Member,
+    epoch: Epoch,
+    tp: usize,
+    collective: &wire::Collective,
+) -> Result<wire::LoadRequest, FormError> {
+    Ok(wire::LoadRequest {
+        epoch: epoch.0,
+        kv_blocks: config.kv_blocks.unwrap_or(0),
+        max_context: config.max_context.unwrap_or(0),
+        collective: Some(collective.clone()),
+        ..weights(config, usize::from(member.rank.0), tp)?
+    })
+}
+
+/// What joins the members.
+pub(super) async fn collective(config: &Config, members: &[Member]) -> Result<wire::Collective, FormError> {
+    let one_host = members.iter().all(|member| member.worker.host == members[0].worker.host);
+    let tcp = match config.transport {
+        Transport::Auto => !one_host,
+        Transport::Shm => false,
+        Transport::Tcp => true,
+    };
+    let mut addresses = Vec::new();
+    for member in members.iter().filter(|_| tcp) {
+        addresses.push(rank_address(&member.worker, config.timeouts.call).await?.to_string());
+    }
+    Ok(wire::Collective {
+        transport: if tcp { WireTransport::Tcp } else { WireTransport::Shm }.into(),
+        group: config.replica.clone(),
+        addresses,
+        deadline_ms: config.timeouts.collective.as_millis() as u64,
+    })
+}
+
+/// Where a rank meets the others by TCP.
+async fn rank_address(worker: &WorkerRecord, bound: Duration) -> Result<SocketAddr, FormError> {
+    let problem =
+        |problem: &str| FormError::Address { worker: worker.id.clone(), problem: format!("{}: {problem}", worker.address) };
+    let uri: Uri = worker.address.parse().map_err(|_| problem("is not an address"))?;
+    let (host, port) = uri.host().zip(uri.port_u16()).ok_or_else(|| problem("has no host and port"))?;
+    let port = port.checked_add(Config::TCP_PORT_OFFSET).ok_or_else(|| problem("has too high a port"))?;
+    let host = host.trim_matches(['[', ']']);
+    let found = timeout(bound, tokio::net::lookup_host((host, port))).await;
+    let mut found = found.map_err(|_| problem("was not resolved in time"))?.map_err(|error| problem(&error.to_string()))?;
+    found.next().ok_or_else(|| problem("resolves to nothing"))
+}

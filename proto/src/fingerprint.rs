@@ -1,0 +1,49 @@
+//! What a worker that holds weights is known by.
+
+use crate::internal::{LoadRequest, model_source::Source};
+
+impl LoadRequest {
+    /// Names the weights that this request loads: model, dtype, degree and rank. Coordinators rather claim a worker that
+    /// holds what they need for a rank.
+    pub fn fingerprint(&self) -> String {
+        let model = match self.model.as_ref().and_then(|model| model.source.as_ref()) {
+            Some(Source::Folder(folder)) => folder.clone(),
+            Some(Source::Dummy(dummy)) => format!("dummy {:016x} seed {}", hash(dummy.model_spec.as_bytes()), dummy.seed),
+            None => String::new(),
+        };
+        format!("{model} {} tp {} rank {}", self.dtype, self.tp, self.rank)
+    }
+}
+
+/// FNV-1a: it names, it does not protect.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::internal::{DummyModel, ModelSource};
+
+    #[test]
+    fn other_weights_have_other_names() {
+        let dummy = |spec: &str| Source::Dummy(DummyModel { model_spec: spec.into(), seed: 1 });
+        let request = |source, tp, rank| LoadRequest {
+            model: Some(ModelSource { source: Some(source) }),
+            dtype: "bf16".into(),
+            tp,
+            rank,
+            ..Default::default()
+        };
+        let names = [
+            request(Source::Folder("/models/a".into()), 2, 0),
+            request(Source::Folder("/models/a".into()), 2, 1),
+            request(Source::Folder("/models/A".into()), 2, 1),
+            request(Source::Folder("/models/a".into()), 4, 1),
+            request(dummy("{1}"), 2, 1),
+            request(dummy("{2}"), 2, 1),
+        ];
+        let distinct: std::collections::HashSet<_> = names.iter().map(LoadRequest::fingerprint).collect();
+        assert_eq!(distinct.len(), names.len());
+    }
+}
