@@ -31,7 +31,7 @@ logs=${logs:-$data/logs}
 mkdir -p "$logs"
 
 declare -A name_of    # by process id
-roles=() members=()   # process ids: Tessera's, and etcd's, which must outlive them
+roles=() members=()   # process ids: Tessera's, and etcd's, which outlive them
 
 start() { # LIST NAME COMMAND...
     local -n list=$1
@@ -73,8 +73,9 @@ stop_all() {
     trap '' INT TERM
     echo "stopping ..."
     end 10 "${roles[@]}"
-    end 5 "${members[@]}"
-    wait
+    # Their data goes with them, and a last member would wait long for its peers.
+    kill -KILL "${members[@]}" 2>/dev/null || true
+    wait 2>/dev/null
     # Logs that were asked for stay, and so do those of a start that failed.
     [ "${failed:-no}" = yes ] && echo "logs: $logs" || rm -rf "$data"
 }
@@ -126,7 +127,7 @@ echo "  $tessera chat 'Hello'"
 # Says what ends, and leaves it at that: the rest is to go on without it.
 while :; do
     ended="" code=0
-    wait -n -p ended || code=$?
+    wait -n -p ended 2>/dev/null || code=$?
     [ -n "$ended" ] || exit 0
     echo "${name_of[$ended]} ended ($code)"
 done
