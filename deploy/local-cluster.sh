@@ -18,9 +18,10 @@ done
 . deploy/prerequisites.sh
 need etcd etcd-server curl curl
 if [ "$build" = yes ]; then
-    # etcd's client generates code at build time.
+    # etcd's client generates code at build time, with protoc and the includes that come with it.
     need cc build-essential protoc protobuf-compiler
-    [ -e /usr/include/google/protobuf/empty.proto ] || need tessera-no-such-command libprotobuf-dev
+    includes=/usr/include/google/protobuf/empty.proto
+    [ -e "$includes" ] || need "$includes" libprotobuf-dev
     cargo build --release --locked --quiet --package tessera-launcher
 fi
 tessera=${TESSERA_BIN:-target/release/tessera}
