@@ -20,6 +20,7 @@ KUBERNETES = "1.33"
 # What the overlays leave out: base and components in the combinations that a platform team would apply.
 COMBINATIONS = {
     "tls": ["etcd", "tls", "front-tls"],
+    "tls-first": ["etcd", "tls", "model-download", "workers-share-host", "autoscale"],
     "etcd-existing": ["etcd-existing", "image-urls"],
     "one-pod-replicas": ["etcd", "workers-share-host", "autoscale"],
     "download": ["etcd", "model-download", "tls"],

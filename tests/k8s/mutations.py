@@ -79,6 +79,7 @@ MUTATIONS = [
     ("a variable that is not defined", CPU, lambda d: worker(d)["env"].pop(0), "expansions_are_defined"),
     ("two workers of one name", GPU, lambda d: replace_arg(worker(d, 1), "--id=$(POD_NAME)-1", "--id=$(POD_NAME)"), "identities_differ"),
     ("another's address", GPU, lambda d: replace_arg(worker(d, 1), "svc:7073", "svc:7072"), "identities_differ"),
+    ("an address that no certificate bears", CPU, lambda d: settings(d).update(TESSERA_TLS_CERT="/etc/tessera/tls/tls.crt"), "identities_differ"),
     ("a name in no service", CPU, lambda d: replace_arg(worker(d), ".tessera-shard-worker.", ".workers."), "identities_differ"),
     ("a budget for nobody", CPU, lambda d: spec(d, "PodDisruptionBudget", "tessera-router")["selector"]["matchLabels"].update(x="y"), "selectors_select"),
     ("a policy for nobody", CPU, lambda d: spec(d, "NetworkPolicy", "tessera-router")["podSelector"]["matchLabels"].update(x="y"), "selectors_select"),

@@ -82,6 +82,9 @@ def connections(docs, _):
     shut = [(end, target, number) for end in (stranger, strangers) for target, number in ((router, 7070), (router, 8080), (coordinator, 7071), (worker, 7072), (worker, 8072))]
     shut += [(client, coordinator, 7071), (client, worker, 7072), (router, worker, 7072), (worker, router, 8080), (coordinator, worker, 8072)]
     shut += [(worker, coordinator, 7071), (worker, internet, 443), (coordinator, internet, 443), (router, private, 443), (router, metadata, 80)]
+    # What gets no policy of its own stays shut.
+    fresh = End("a new part", {"app.kubernetes.io/name": "tessera", "app.kubernetes.io/component": "new"})
+    shut += [(stranger, fresh, 7070), (fresh, internet, 443), (fresh, worker, 7072)]
     for role in (router, coordinator, worker):
         if "etcd" in ends:
             etcd = ends["etcd"]

@@ -82,6 +82,8 @@ def identities_differ(docs, _):
         said = dict(arg.split("=", 1) for arg in container["args"] if "=" in arg)
         if role != "router" and said.get("--advertise", "").rpartition(":")[2] != said.get("--listen", ":?").rpartition(":")[2]:
             yield f"{name(workload)}: advertises {said.get('--advertise')} and listens on {said.get('--listen')}"
+        if "TESSERA_TLS_CERT" in config(docs, container) and "POD_IP" in said.get("--advertise", ""):
+            yield f"{name(workload)}: no certificate can bear the address {said['--advertise']}"
         service = workload["spec"].get("serviceName")
         if service and not said["--advertise"].startswith(f"$(POD_NAME).{service}."):
             yield f"{name(workload)}: {said['--advertise']} is not its name in the service {service}"
