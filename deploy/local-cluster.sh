@@ -77,8 +77,8 @@ stop_all() {
     # Their data goes with them, and a last member would wait long for its peers.
     kill -KILL "${members[@]}" 2>/dev/null || true
     wait 2>/dev/null
-    # Logs that were asked for stay, and so do those of a start that failed.
-    [ "${failed:-no}" = yes ] && echo "logs: $logs" || rm -rf "$data"
+    # Logs of a start that failed stay, and so do those that were asked for elsewhere.
+    if [ "${failed:-no}" = yes ]; then echo "logs: $logs"; else rm -rf "$data"; fi
 }
 trap stop_all EXIT
 trap 'exit 130' INT

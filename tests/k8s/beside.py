@@ -1,8 +1,12 @@
-"""What is checked beside k8s/: the compose file, alerts, dashboard and the copy of the alerts for the operator."""
+"""What is checked beside k8s/: Dockerfile, compose file, alerts, dashboard and the copy of the alerts for the operator."""
 
+import fnmatch
 import json
+import pathlib
 import re
 import subprocess
+import sys
+import tomllib
 
 import compose_spec
 import yaml
@@ -15,10 +19,45 @@ TIMEOUT = 60
 def checks(root, context, promtool):
     """(what, problems) of each."""
     return [
+        ("Dockerfile", list(dockerfile(root))),
         ("compose file", list(compose(root, context))),
         ("alerts and dashboard use metrics that are there", list(telemetry(root, context))),
         ("alerts are the same for the operator", list(same_alerts(root))),
     ] + ([("promtool accepts and tests the alerts", list(prometheus(root, promtool)))] if promtool else [])
+
+
+def dockerfile(root):
+    """hadolint has nothing to say, and what the build needs is not kept out of it. Building it needs Docker."""
+    path = root / "deploy/docker/Dockerfile"
+    hadolint = pathlib.Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, "--no-color", path], capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode:
+        yield done.stdout + done.stderr
+    text = path.read_text()
+    rules = [line.strip() for line in (root / ".dockerignore").read_text().splitlines() if line.strip() and not line.startswith("#")]
+    members = tomllib.loads((root / "Cargo.toml").read_text())["workspace"]["members"]
+    copied = [word for line in re.findall(r"^COPY (?!--from)((?:.|\\\n)*?)$", text, re.M) for word in re.findall(r"[\w./-]+", line)[:-1]]
+    needed = ["Cargo.toml", "Cargo.lock", *(f"{member}/Cargo.toml" for member in members), *(file for file in copied if file != ".")]
+    for file in needed:
+        if not (root / file).exists() or ignored(file, rules):
+            yield f"{file} does not get into the build"
+    for file in ("target/release/tessera", ".git/config", "tests/fixtures/tiny-random/params.json"):
+        if not ignored(file, rules):
+            yield f"{file} gets into the build"
+    if not re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.M):
+        yield "it does not run as a number that is not root's"
+
+
+def ignored(file, rules):
+    """Whether .dockerignore leaves a file out: the last rule that fits it or a folder above decides."""
+    parents = ["/".join(file.split("/")[: depth + 1]) for depth in range(file.count("/") + 1)]
+    out = False
+    for rule in rules:
+        pattern = rule.removeprefix("!").strip("/")
+        anywhere = pattern.removeprefix("**/")
+        if any(fnmatch.fnmatch(parent, pattern) or fnmatch.fnmatch(parent.rpartition("/")[2], anywhere) and anywhere != pattern for parent in parents):
+            out = not rule.startswith("!")
+    return out
 
 
 def compose(root, context):
