@@ -115,7 +115,7 @@ def noticed(rendered, context):
     for what, where, mutate, rule in MUTATIONS:
         docs = copy.deepcopy(rendered[where])
         mutate(docs)
-        before, after = (set(named[rule](manifests, context)) for manifests in (rendered[where], docs))
+        before, after = (set(rules.found(named[rule], manifests, context)) for manifests in (rendered[where], docs))
         results.append((f"{rule} notices {what}", [] if after - before else ["it does not"]))
     untested = named.keys() - {rule for *_, rule in MUTATIONS}
     return results + [("every rule has been seen to notice", sorted(untested))]

@@ -7,4 +7,12 @@ ALL = [rule for module in (schema, pods, settings, wiring, network, capacity) fo
 
 def problems(docs, context):
     """Every problem, with the rule that found it."""
-    return [(rule.__name__, problem) for rule in ALL for problem in rule(docs, context)]
+    return [(rule.__name__, problem) for rule in ALL for problem in found(rule, docs, context)]
+
+
+def found(rule, docs, context):
+    """One rule's problems; that a manifest lacks what the rule reads is one too."""
+    try:
+        return list(rule(docs, context))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        return [f"cannot be judged: {type(error).__name__} {error}"]
