@@ -85,7 +85,9 @@ def main():
         context.foreign_kinds = frozenset(foreign)
         results.append((f"{name}: {len(docs)} manifests", [f"{rule}: {problem}" for rule, problem in rules.problems(docs, context)]))
     context.foreign_kinds = frozenset()
-    results += mutations.noticed({name: docs for name, (docs, foreign) in rendered.items() if not foreign}, context)
+    # Breaking what is broken shows nothing.
+    if not any(problems for _, problems in results):
+        results += mutations.noticed({name: docs for name, (docs, foreign) in rendered.items() if not foreign}, context)
     results += beside.checks(ROOT, context, args.promtool)
 
     failed = [result for result in results if result[1]]
