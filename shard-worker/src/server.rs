@@ -16,7 +16,6 @@ use crate::{
     Config,
     announce::{Life, announce},
     fence::Fence,
-    holding::Resources,
     rank::{self, Inventory},
     service::Service,
     work::Work,
@@ -65,8 +64,8 @@ impl ShardWorker {
         WorkerRecord {
             id: self.config.id.clone(),
             address,
-            device: "cpu".into(),
-            memory_bytes: self.config.kv_memory,
+            device: self.config.device.name(),
+            memory_bytes: self.config.device.memory(),
             host: self.config.host.clone(),
             fingerprint: None,
             state: WorkerState::Ready,
@@ -81,9 +80,9 @@ impl ShardWorker {
         let (health, fence) = (Health::new(PATIENCE), Arc::new(Fence::default()));
         let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
         let seen = inventory.subscribe();
-        let resources = Resources { threads: config.threads, kv_memory: config.kv_memory };
-        let commands = rank::start(resources, fence.clone(), work.clone(), inventory)?;
-        let service = Service { id: config.id.into(), commands, fence: fence.clone(), inventory: seen.clone(), work };
+        let commands = rank::start(config.device, fence.clone(), work.clone(), inventory)?;
+        let (id, device) = (config.id.into(), config.device.name().into());
+        let service = Service { id, device, commands, fence: fence.clone(), inventory: seen.clone(), work };
         let routes = routes(service, &health)?;
         health.enter(Phase::Serving);
         // Stopped from outside, or by a server that failed.
