@@ -2,8 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use tessera_device::sim::SimConfig;
+
 /// A shard worker's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Unique among workers.
     pub id: String,
@@ -13,14 +15,50 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Workers of one host meet in shared memory.
     pub host: String,
-    /// Threads that compute.
-    pub threads: usize,
-    /// Memory for keys and values, in bytes.
-    pub kv_memory: u64,
+    /// What it computes on.
+    pub device: DeviceConfig,
     /// How soon others notice the worker's death by its lease.
     pub lease: Duration,
     /// A worker that is told to stop waits this long for its group to let it go.
     pub drain: Duration,
     /// Calls in progress may end within this when it stops.
     pub grace: Duration,
+}
+
+/// What a worker computes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DeviceConfig {
+    /// The processors of this host.
+    Cpu {
+        /// Threads that compute.
+        threads: usize,
+        /// Memory for keys and values, in bytes.
+        kv_memory: u64,
+    },
+    /// Nothing: a clock in place of arithmetic.
+    Sim {
+        /// The accelerator it stands for.
+        accelerator: SimConfig,
+        /// Memory for keys and values, in bytes; what the accelerator would have left beside the weights when `None`.
+        kv_memory: Option<u64>,
+    },
+}
+
+impl DeviceConfig {
+    /// The name others know it by: `cpu`, `sim:h100`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu { .. } => "cpu".into(),
+            Self::Sim { accelerator, .. } => format!("sim:{accelerator}"),
+        }
+    }
+
+    /// The memory others are told of, in bytes: that for keys and values, or where they share the accelerator's with
+    /// the weights, all of it.
+    pub fn memory(&self) -> u64 {
+        match self {
+            Self::Cpu { kv_memory, .. } => *kv_memory,
+            Self::Sim { accelerator, kv_memory } => kv_memory.unwrap_or_else(|| accelerator.accelerator.memory()),
+        }
+    }
 }

@@ -1,17 +1,20 @@
 //! What a rank holds: the weights on its device, kept from group to group as long as they fit.
 
 use std::sync::{Arc, atomic::AtomicU64};
+use std::time::Instant;
 
 use tessera_collective::{AbortHandle, join_with};
 use tessera_device::{
     DeviceError, Dtype,
     cpu::{CpuConfig, CpuDevice},
+    sim::SimConfig,
 };
-use tessera_model::{CacheConfig, Model, ModelError, shard_parameters};
+use tessera_model::{CacheConfig, Model, ModelError, SimModel, SimSetup, shard_parameters};
 use tessera_proto::internal::Loaded;
-use tessera_types::{Rank, ShardPlan, StepOutput, StepPlan};
+use tessera_types::{ModelSpec, Rank, ShardPlan, StepOutput, StepPlan};
 
 use crate::{
+    DeviceConfig,
     error::LoadError,
     guard::guarded,
     request::{LoadRequest, ModelId, element_bytes},
@@ -19,70 +22,134 @@ use crate::{
 
 /// Weights on the device, with their cache.
 pub(crate) struct Holding {
-    model: Model<CpuDevice>,
+    forward: Forward,
     id: ModelId,
     dtype: Dtype,
     blocks: u32,
     fingerprint: String,
 }
 
-/// What the device is given.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Resources {
-    pub(crate) threads: usize,
-    pub(crate) kv_memory: u64,
+/// What runs the steps.
+enum Forward {
+    Cpu(Box<Model<CpuDevice>>),
+    Sim(Box<SimModel>),
 }
 
 impl Holding {
-    /// Joins the request's group and makes `held` what it asks for. What is wrong with the request itself is found before
-    /// any rank waits for another; the group is joined before the weights are read, since ranks that hold
-    /// them already would else wait for those that read.
+    /// Joins the request's group and makes `held` what it asks for.
     pub(crate) fn load(
         held: &mut Option<Self>,
         request: &LoadRequest,
         abort: AbortHandle,
-        resources: Resources,
+        device: DeviceConfig,
         counter: &Arc<AtomicU64>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Loaded, LoadError> {
+        let loaded = match device {
+            DeviceConfig::Cpu { threads, kv_memory } => Self::load_cpu(held, request, abort, threads, kv_memory, progress),
+            DeviceConfig::Sim { accelerator, kv_memory } => Self::load_sim(held, request, abort, accelerator, kv_memory),
+        };
+        match held.as_mut().map(|held| &mut held.forward) {
+            Some(Forward::Cpu(model)) => model.count_progress(counter.clone()),
+            Some(Forward::Sim(model)) => model.count_progress(counter.clone()),
+            None => {}
+        }
+        loaded
+    }
+
+    /// What is wrong with the request itself is found before any rank waits for another; the group is joined before the
+    /// weights are read, since ranks that hold them already would else wait for those that read.
+    fn load_cpu(
+        held: &mut Option<Self>,
+        request: &LoadRequest,
+        abort: AbortHandle,
+        threads: usize,
+        kv_memory: u64,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let source = request.model.open()?;
         let spec = source.spec();
         let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
-        let blocks = request.blocks(spec, &plan, resources.kv_memory)?;
+        let blocks = request.blocks(spec, &plan, kv_memory)?;
         let collective = join_with(&request.group, abort)?;
-        match held {
-            Some(held) if held.fits(request, &plan, blocks) => held.model.join(collective)?,
+        match Self::fitting(held, request, &plan, blocks) {
+            Some(Forward::Cpu(model)) => model.join(collective)?,
             _ => {
                 // The old weights must make room first.
                 *held = None;
-                let device = CpuDevice::new(CpuConfig { threads: resources.threads, dtype: request.dtype });
+                let device = CpuDevice::new(CpuConfig { threads, dtype: request.dtype });
                 let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
-                let mut model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, progress)?;
-                model.count_progress(counter.clone());
-                let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint.clone());
-                *held = Some(Self { model, id, dtype, blocks, fingerprint });
+                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, progress)?;
+                *held = Some(Self::new(Forward::Cpu(Box::new(model)), request, blocks));
             }
         }
-        Ok(Loaded {
-            kv_blocks: blocks,
-            model_spec: serde_json::to_string(spec)?,
-            weight_bytes: held.as_ref().map_or(0, Self::weight_bytes),
-            bytes_read: source.bytes_read(),
-        })
+        loaded(held, spec, blocks, source.bytes_read())
+    }
+
+    /// Nothing is read, and no other rank is waited for.
+    fn load_sim(
+        held: &mut Option<Self>,
+        request: &LoadRequest,
+        abort: AbortHandle,
+        accelerator: SimConfig,
+        kv_memory: Option<u64>,
+    ) -> Result<Loaded, LoadError> {
+        let spec = request.model.shape()?;
+        let plan = ShardPlan::new(&spec, request.group.size, request.group.rank)?;
+        let kv_memory =
+            kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.dtype)));
+        let blocks = request.blocks(&spec, &plan, kv_memory)?;
+        match Self::fitting(held, request, &plan, blocks) {
+            Some(Forward::Sim(model)) => model.join(abort),
+            _ => {
+                let setup = SimSetup { device: accelerator, dtype: request.dtype, blocks: blocks as usize };
+                let model = SimModel::new(spec.clone(), plan, setup, abort);
+                *held = Some(Self::new(Forward::Sim(Box::new(model)), request, blocks));
+            }
+        }
+        loaded(held, &spec, blocks, 0)
+    }
+
+    fn new(forward: Forward, request: &LoadRequest, blocks: u32) -> Self {
+        let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint.clone());
+        Self { forward, id, dtype, blocks, fingerprint }
+    }
+
+    /// What is held, if it is what a request asks for.
+    fn fitting<'a>(held: &'a mut Option<Self>, request: &LoadRequest, plan: &ShardPlan, blocks: u32) -> Option<&'a mut Forward> {
+        held.as_mut().filter(|held| held.fits(request, plan, blocks)).map(|held| &mut held.forward)
     }
 
     /// Whether the weights are those of a request.
     fn fits(&self, request: &LoadRequest, plan: &ShardPlan, blocks: u32) -> bool {
-        self.id == request.model && self.dtype == request.dtype && self.model.plan() == plan && self.blocks == blocks
+        self.id == request.model && self.dtype == request.dtype && self.plan() == plan && self.blocks == blocks
     }
 
-    /// Runs a step of the group last joined; a panic is an error like any other.
-    pub(crate) fn step(&mut self, plan: &StepPlan) -> Result<StepOutput, ModelError> {
-        guarded(|| self.model.step(plan)).unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
+    /// Runs a step, which came at `given`, of the group last joined; a panic is an error like any other.
+    pub(crate) fn step(&mut self, plan: &StepPlan, given: Instant) -> Result<StepOutput, ModelError> {
+        let step = guarded(|| match &mut self.forward {
+            Forward::Cpu(model) => model.step(plan),
+            Forward::Sim(model) => model.step(plan, given),
+        });
+        step.unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
+    }
+
+    fn spec(&self) -> &ModelSpec {
+        match &self.forward {
+            Forward::Cpu(model) => model.spec(),
+            Forward::Sim(model) => model.spec(),
+        }
+    }
+
+    fn plan(&self) -> &ShardPlan {
+        match &self.forward {
+            Forward::Cpu(model) => model.plan(),
+            Forward::Sim(model) => model.plan(),
+        }
     }
 
     pub(crate) fn rank(&self) -> Rank {
-        self.model.plan().rank
+        self.plan().rank
     }
 
     /// Model, dtype, degree and rank.
@@ -91,6 +158,15 @@ impl Holding {
     }
 
     pub(crate) fn weight_bytes(&self) -> u64 {
-        (shard_parameters(self.model.spec(), self.model.plan()) * element_bytes(self.dtype)) as u64
+        weight_bytes(self.spec(), self.plan(), self.dtype)
     }
+}
+
+fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
+    (shard_parameters(spec, plan) * element_bytes(dtype)) as u64
+}
+
+fn loaded(held: &Option<Holding>, spec: &ModelSpec, kv_blocks: u32, bytes_read: u64) -> Result<Loaded, LoadError> {
+    let weight_bytes = held.as_ref().map_or(0, Holding::weight_bytes);
+    Ok(Loaded { kv_blocks, model_spec: serde_json::to_string(spec)?, weight_bytes, bytes_read })
 }

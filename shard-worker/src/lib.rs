@@ -17,7 +17,9 @@ mod server;
 mod service;
 mod work;
 
-pub use config::Config;
+pub use config::{Config, DeviceConfig};
 pub use server::{RunError, ShardWorker};
 /// The name of this host for [`Config::host`]: equal where processes share memory.
 pub use tessera_collective::host;
+/// A simulated accelerator for [`DeviceConfig::Sim`], and why a text names none.
+pub use tessera_device::sim::{SimConfig, SimConfigError};

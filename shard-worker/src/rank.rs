@@ -12,14 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tracing::{Span, info, warn};
 
-use crate::{
-    error::LoadError,
-    fence::Fence,
-    guard::guarded,
-    holding::{Holding, Resources},
-    request::LoadRequest,
-    work::Work,
-};
+use crate::{DeviceConfig, error::LoadError, fence::Fence, guard::guarded, holding::Holding, request::LoadRequest, work::Work};
 
 /// Commands that may wait; coordinators have two plans under way.
 const COMMANDS: usize = 8;
@@ -28,8 +21,8 @@ const COMMANDS: usize = 8;
 pub(crate) enum Command {
     /// Joins a group, which `abort` ends, and loads the weights unless they are held. Answers end with the result.
     Load { request: Box<LoadRequest>, abort: AbortHandle, answers: Answers<wire::LoadEvent>, span: Span },
-    /// Runs a step; one answer.
-    Step { plan: Box<StepPlan>, answers: Answers<wire::StepResult> },
+    /// Runs a step that came at `given`; one answer.
+    Step { plan: Box<StepPlan>, given: Instant, answers: Answers<wire::StepResult> },
 }
 
 pub(crate) type Answers<T> = mpsc::Sender<Result<T, Status>>;
@@ -47,13 +40,13 @@ pub(crate) struct Inventory {
 
 /// Starts the thread; it ends when the channel is dropped.
 pub(crate) fn start(
-    resources: Resources,
+    device: DeviceConfig,
     fence: Arc<Fence>,
     work: Work,
     inventory: watch::Sender<Inventory>,
 ) -> std::io::Result<Commands> {
     let (sender, mut commands) = mpsc::channel(COMMANDS);
-    let mut owner = Owner { resources, fence, work, inventory, held: None };
+    let mut owner = Owner { device, fence, work, inventory, held: None };
     thread::Builder::new().name("rank".into()).spawn(move || {
         while let Some(command) = commands.blocking_recv() {
             match command {
@@ -61,7 +54,7 @@ pub(crate) fn start(
                     let _entered = span.entered();
                     owner.answer_load(&request, abort, &answers);
                 }
-                Command::Step { plan, answers } => owner.answer_step(&plan, &answers),
+                Command::Step { plan, given, answers } => owner.answer_step(&plan, given, &answers),
             }
         }
     })?;
@@ -69,7 +62,7 @@ pub(crate) fn start(
 }
 
 struct Owner {
-    resources: Resources,
+    device: DeviceConfig,
     fence: Arc<Fence>,
     work: Work,
     inventory: watch::Sender<Inventory>,
@@ -114,7 +107,7 @@ impl Owner {
             }
         };
         let held = &mut self.held;
-        let loaded = guarded(|| Holding::load(held, request, abort, self.resources, self.work.progress(), &mut progress));
+        let loaded = guarded(|| Holding::load(held, request, abort, self.device, self.work.progress(), &mut progress));
         let loaded = loaded.unwrap_or_else(|panic| {
             self.held = None;
             Err(ModelError::from(DeviceError::Thread(panic)).into())
@@ -134,8 +127,8 @@ impl Owner {
         });
     }
 
-    fn answer_step(&mut self, plan: &StepPlan, answers: &Answers<wire::StepResult>) {
-        let outcome = self.step(plan);
+    fn answer_step(&mut self, plan: &StepPlan, given: Instant, answers: &Answers<wire::StepResult>) {
+        let outcome = self.step(plan, given);
         let failed = outcome.is_err();
         let (output, failure) = match outcome {
             Ok(output) => (output, None),
@@ -151,14 +144,14 @@ impl Owner {
     }
 
     /// The output, on rank 0 alone.
-    fn step(&mut self, plan: &StepPlan) -> Result<Option<wire::StepOutput>, wire::StepFailure> {
+    fn step(&mut self, plan: &StepPlan, given: Instant) -> Result<Option<wire::StepOutput>, wire::StepFailure> {
         let Some(held) = self.held.as_mut().filter(|_| self.fence.obeys(plan.epoch)) else {
             let (newest, rank) = self.fence.now();
             let now = if rank.is_some() { format!("in the group of epoch {newest}") } else { "in no group".to_owned() };
             let message = format!("a plan of epoch {}, but this worker is {now}", plan.epoch);
             return Err(wire::StepFailure { kind: Kind::Epoch.into(), message });
         };
-        match held.step(plan) {
+        match held.step(plan, given) {
             Ok(output) => {
                 measure(output.timings);
                 Ok((held.rank() == Rank(0)).then(|| wire::StepOutput::from(&output)))

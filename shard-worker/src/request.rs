@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use tessera_collective::{GroupConfig, Transport};
 use tessera_device::Dtype;
-use tessera_model::{CheckpointError, WeightSource};
+use tessera_model::{CheckpointError, WeightSource, shape};
 use tessera_proto::{
     bad_request,
     internal::{self as wire, collective::Transport as WireTransport, model_source::Source},
@@ -42,6 +42,14 @@ impl ModelId {
         match self {
             Self::Folder(folder) => WeightSource::open(folder),
             Self::Dummy(spec, seed) => Ok(WeightSource::dummy((**spec).clone(), *seed)),
+        }
+    }
+
+    /// The shape alone; there need be no weights.
+    pub(crate) fn shape(&self) -> Result<ModelSpec, CheckpointError> {
+        match self {
+            Self::Folder(folder) => shape(folder),
+            Self::Dummy(spec, _) => Ok((**spec).clone()),
         }
     }
 }

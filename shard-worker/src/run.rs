@@ -1,6 +1,6 @@
 //! One coordinator's stream of plans. When it ends, however it ends, so does the group whose plans it carried.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tessera_proto::internal as wire;
 use tessera_types::{Epoch, StepPlan};
@@ -52,9 +52,10 @@ impl Run {
                 }
             };
             *epoch = Some(plan.epoch);
+            let given = Instant::now();
             let Ok(place) = self.commands.reserve().await else { return };
             self.work.began();
-            place.send(Command::Step { plan, answers: self.answers.clone() });
+            place.send(Command::Step { plan, given, answers: self.answers.clone() });
         }
     }
 }

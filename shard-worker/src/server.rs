@@ -17,7 +17,6 @@ use crate::{
     Config,
     announce::{Life, announce},
     fence::Fence,
-    holding::Resources,
     rank::{self, Inventory},
     service::Service,
     work::Work,
@@ -66,8 +65,8 @@ impl ShardWorker {
         WorkerRecord {
             id: self.config.id.clone(),
             address,
-            device: "cpu".into(),
-            memory_bytes: self.config.kv_memory,
+            device: self.config.device.name(),
+            memory_bytes: self.config.device.memory(),
             host: self.config.host.clone(),
             fingerprint: None,
             state: WorkerState::Ready,
@@ -82,14 +81,13 @@ impl ShardWorker {
         let (health, fence) = (Health::new(PATIENCE), Arc::new(Fence::default()));
         let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
         let seen = inventory.subscribe();
-        let resources = Resources { threads: config.threads, kv_memory: config.kv_memory };
-        let commands = rank::start(resources, fence.clone(), work.clone(), inventory)?;
+        let commands = rank::start(config.device, fence.clone(), work.clone(), inventory)?;
         let (left, gone) = watch::channel(Epoch::default());
         // Stopped from outside, asked to leave, or by a server that failed.
         let (draining, leave, ended) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
-        let id = config.id.into();
+        let (id, device) = (config.id.into(), config.device.name().into());
         let (fenced, leaving) = (fence.clone(), draining.clone());
-        let service = Service { id, commands, fence: fenced, inventory: seen.clone(), work, left, draining: leaving };
+        let service = Service { id, device, commands, fence: fenced, inventory: seen.clone(), work, left, draining: leaving };
         let routes = routes(service, &health)?;
         health.enter(Phase::Serving);
         let life = Life { inventory: seen, left: gone, draining: draining.clone(), ended: ended.clone() };

@@ -29,6 +29,7 @@ const ANSWERS: usize = 16;
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) id: Arc<str>,
+    pub(crate) device: Arc<str>,
     pub(crate) commands: Commands,
     pub(crate) fence: Arc<Fence>,
     pub(crate) inventory: watch::Receiver<Inventory>,
@@ -78,7 +79,7 @@ impl shard_worker_server::ShardWorker for Service {
             worker_id: self.id.to_string(),
             epoch: epoch.0,
             rank: rank.map(|rank| rank.0.into()),
-            device: "cpu".into(),
+            device: self.device.to_string(),
             weight_bytes,
             steps: self.work.steps(),
             progress: self.work.progress().load(Ordering::Relaxed),

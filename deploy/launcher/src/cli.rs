@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::DeviceArg;
+
 /// Tessera serves Pixtral-12B, split by tensor parallelism over the shard workers of a replica.
 #[derive(Debug, Parser)]
 #[command(name = "tessera", version, propagate_version = true, max_term_width = 110)]
@@ -40,6 +42,8 @@ const UP_EXAMPLES: &str = "Examples:
     tessera up --model /models/pixtral-12b --tp 2
   The shape without the weights, to measure:
     tessera up --model bench-1b --load-format dummy
+  Ten replicas of four simulated GPUs each:
+    tessera up --model pixtral-12b --load-format dummy --tp 4 --replicas 10 --device sim:h100
 
 It prints one line `ready grpc=… http=…` when it serves, and stops cleanly on SIGINT or SIGTERM.";
 
@@ -81,22 +85,18 @@ pub(crate) enum DtypeArg {
     Bf16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    /// The processor, with AVX-512 or AVX2 where it has them.
-    Cpu,
-}
-
 /// How one rank computes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ComputeArgs {
-    /// What ranks compute on.
-    #[arg(long, value_enum, default_value = "cpu", env = "TESSERA_DEVICE")]
+    /// What ranks compute on: cpu, or sim:h100, sim:h200, sim:a100, which compute nothing and take the accelerator's time
+    /// (sim:h100*10: ten times as long).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "TESSERA_DEVICE")]
     pub(crate) device: DeviceArg,
-    /// Compute threads of each rank; the machine's cores divided among its ranks when unset.
+    /// Compute threads of each rank on a cpu; the machine's cores divided among its ranks when unset.
     #[arg(long, value_name = "T", env = "TESSERA_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
-    /// Memory for keys and values on each rank, such as 512MiB or 8GiB; a share of free memory when unset.
+    /// Memory for keys and values on each rank, such as 512MiB or 8GiB; a share of free memory when unset,
+    /// or what a simulated accelerator has left beside the weights.
     #[arg(long, value_name = "SIZE", env = "TESSERA_KV_MEMORY", value_parser = parse_size)]
     pub(crate) kv_memory: Option<u64>,
 }

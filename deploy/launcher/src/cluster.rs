@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{ComputeArgs, DeviceArg, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs, UpArgs},
+    cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs, UpArgs},
+    device::DeviceArg,
     progress,
     settings::{self, Model},
 };

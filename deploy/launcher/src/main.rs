@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod cluster;
 mod demo;
+mod device;
 mod progress;
 mod roles;
 mod settings;

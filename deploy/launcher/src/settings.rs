@@ -10,9 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
+use tessera_shard_worker::DeviceConfig;
 use tessera_types::ModelSpec;
 
-use crate::cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs};
+use crate::{
+    cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs},
+    device::DeviceArg,
+};
 
 /// How soon a death is noticed by its lease.
 const LEASE: Duration = Duration::from_secs(5);
@@ -73,17 +77,28 @@ fn shape(model: &str) -> Result<ModelSpec> {
 
 /// A shard worker's configuration; `ranks` share this machine.
 pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -> tessera_shard_worker::Config {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     tessera_shard_worker::Config {
         id: unique("worker"),
         listen,
         advertise: None,
         host: tessera_shard_worker::host(),
-        threads: args.threads.map_or((cores / usize::from(ranks)).max(1), usize::from),
-        kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
+        device: device(args, ranks),
         lease: LEASE,
         drain: DRAIN,
         grace: GRACE,
+    }
+}
+
+fn device(args: &ComputeArgs, ranks: u16) -> DeviceConfig {
+    match args.device {
+        DeviceArg::Sim(accelerator) => DeviceConfig::Sim { accelerator, kv_memory: args.kv_memory },
+        DeviceArg::Cpu => {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            DeviceConfig::Cpu {
+                threads: args.threads.map_or((cores / usize::from(ranks)).max(1), usize::from),
+                kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod error;
+pub mod sim;
 mod source;
 
 pub use error::DeviceError;

@@ -4,6 +4,8 @@
 //! slice of it onto a [`tessera_device::Device`]. [`Model::step`] then runs step plans: it encodes images, runs the
 //! decoder over all chunks of the batch together, samples on rank 0 and hands the chosen ids to the other ranks.
 //!
+//! [`SimModel`] takes the same plans and computes nothing: it waits as long as an accelerator would and makes answers up.
+//!
 //! Every operation works on rows apart, weights split along rows sum fixed segments in a fixed tree, and a sequence's
 //! random numbers come from its seed and position alone. So a sequence's tokens depend on neither the batch, nor the
 //! chunking, nor the number of ranks.
@@ -15,16 +17,19 @@ pub mod checkpoint;
 mod decoder;
 mod error;
 mod layer;
+mod mix;
 mod model;
 mod ranks;
 pub mod sampling;
 mod sequences;
+mod sim;
 mod slices;
 mod step;
 mod vision;
 mod weights;
 
-pub use checkpoint::{Checkpoint, CheckpointError, Layout, WeightSource};
+pub use checkpoint::{Checkpoint, CheckpointError, Layout, WeightSource, shape};
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
+pub use sim::{SimModel, SimSetup};
 pub use slices::shard_parameters;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tessera_types::{BlockId, Chunk, PlacedImage, SamplingParams, SequenceId, SequenceStart, TokenId};
+use tessera_types::{BlockId, Chunk, PlacedImage, Sampled, SamplingParams, SequenceId, SequenceStart, StepPlan, TokenId};
 
 use crate::sampling::{Choice, TokenCounts};
 
@@ -23,6 +23,35 @@ pub(crate) struct Sequence {
 /// All sequences that were started and not ended.
 pub(crate) type Sequences = HashMap<SequenceId, Sequence>;
 
+/// Does to the sequences what a checked plan says before its chunks run.
+pub(crate) fn apply(sequences: &mut Sequences, plan: &StepPlan) {
+    for id in &plan.end {
+        sequences.remove(id);
+    }
+    for start in &plan.start {
+        sequences.insert(start.sequence, Sequence::new(start));
+    }
+    for chunk in &plan.chunks {
+        if let Some(sequence) = sequences.get_mut(&chunk.sequence) {
+            sequence.extend(chunk);
+        }
+    }
+}
+
+/// Notes what a step did to its sequences.
+pub(crate) fn settle(sequences: &mut Sequences, plan: &StepPlan, sampled: &[Sampled]) {
+    for chunk in &plan.chunks {
+        if let Some(sequence) = sequences.get_mut(&chunk.sequence) {
+            sequence.advance(chunk);
+        }
+    }
+    for sampled in sampled {
+        if let Some(sequence) = sequences.get_mut(&sampled.sequence) {
+            sequence.push(sampled.token);
+        }
+    }
+}
+
 impl Sequence {
     pub(crate) fn new(start: &SequenceStart) -> Self {
         let prompt_len = start.prompt_len as usize;
@@ -39,17 +68,17 @@ impl Sequence {
     }
 
     /// Takes a chunk's blocks before it runs.
-    pub(crate) fn extend(&mut self, chunk: &Chunk) {
+    fn extend(&mut self, chunk: &Chunk) {
         self.blocks.extend_from_slice(&chunk.new_blocks);
     }
 
     /// Notes that a chunk's keys and values are in the cache.
-    pub(crate) fn advance(&mut self, chunk: &Chunk) {
+    fn advance(&mut self, chunk: &Chunk) {
         self.cached = chunk.start as usize + chunk.len as usize;
     }
 
     /// Appends the token that was chosen.
-    pub(crate) fn push(&mut self, token: TokenId) {
+    fn push(&mut self, token: TokenId) {
         self.tokens.push(token);
         if let Some(counts) = &mut self.counts {
             counts.push(token);

@@ -9,7 +9,7 @@ use crate::batch::{Batch, LogitsRow, Purpose};
 use crate::error::{ModelError, PlanError};
 use crate::model::Model;
 use crate::sampling::{LogSoftmax, Sampler, is_finite};
-use crate::sequences::Sequence;
+use crate::sequences;
 
 /// Rows whose logits are in memory at once; a prompt's log-probabilities may need thousands.
 const LOGITS_ROWS: usize = 64;
@@ -36,7 +36,7 @@ impl<D: Device> Model<D> {
         let forwarded = Instant::now();
         let mut output = StepOutput { epoch: plan.epoch, step: plan.step, ..StepOutput::default() };
         let output_matmul = self.choose(&batch, hidden.as_ref(), &mut output, observe)?;
-        self.settle(plan, &output);
+        sequences::settle(&mut self.sequences, plan, &output.sampled);
         output.timings = StepTimings {
             encode_us: micros(encoded - began),
             forward_us: micros(forwarded - encoded + output_matmul),
@@ -47,20 +47,10 @@ impl<D: Device> Model<D> {
     }
 
     fn apply(&mut self, plan: &StepPlan) {
-        for id in &plan.end {
-            self.sequences.remove(id);
-        }
         for key in &plan.forget_images {
             self.features.remove(key);
         }
-        for start in &plan.start {
-            self.sequences.insert(start.sequence, Sequence::new(start));
-        }
-        for chunk in &plan.chunks {
-            if let Some(sequence) = self.sequences.get_mut(&chunk.sequence) {
-                sequence.extend(chunk);
-            }
-        }
+        sequences::apply(&mut self.sequences, plan);
     }
 
     fn encode(&mut self, images: &[ImageEncode]) -> Result<(), ModelError> {
@@ -158,22 +148,8 @@ impl<D: Device> Model<D> {
         }
         Ok(())
     }
-
-    /// Notes what the step did to its sequences.
-    fn settle(&mut self, plan: &StepPlan, output: &StepOutput) {
-        for chunk in &plan.chunks {
-            if let Some(sequence) = self.sequences.get_mut(&chunk.sequence) {
-                sequence.advance(chunk);
-            }
-        }
-        for sampled in &output.sampled {
-            if let Some(sequence) = self.sequences.get_mut(&sampled.sequence) {
-                sequence.push(sampled.token);
-            }
-        }
-    }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }

@@ -11,7 +11,7 @@ use tessera_proto::internal::{
     StepPlan, StepResult, collective::Transport, load_event::Event, model_source::Source, shard_worker_client::ShardWorkerClient,
 };
 use tessera_registry::Registry;
-use tessera_shard_worker::{Config, RunError, ShardWorker};
+use tessera_shard_worker::{Config, DeviceConfig, RunError, ShardWorker};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -39,13 +39,16 @@ impl Worker {
     }
 
     pub(crate) async fn start_in(id: &str, registry: Option<Registry>) -> Self {
+        Self::start_on(DeviceConfig::Cpu { threads: 1, kv_memory: KV_MEMORY }, id, registry).await
+    }
+
+    pub(crate) async fn start_on(device: DeviceConfig, id: &str, registry: Option<Registry>) -> Self {
         let config = Config {
             id: id.into(),
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             host: "here".into(),
-            threads: 1,
-            kv_memory: KV_MEMORY,
+            device,
             lease: Duration::from_secs(2),
             drain: Duration::from_secs(1),
             grace: Duration::from_secs(1),

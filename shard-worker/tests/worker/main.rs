@@ -8,3 +8,4 @@ mod groups;
 mod harness;
 mod loading;
 mod refusals;
+mod sim;

@@ -5,6 +5,7 @@ use tessera_device::SourceDtype;
 use tessera_types::ModelSpec;
 
 use super::{SliceBytes, TensorSlice};
+use crate::mix::mix;
 
 /// Values that one hash makes, one a byte.
 const LANES: usize = 8;
@@ -73,14 +74,6 @@ fn levels(slice: &TensorSlice) -> [[u8; 2]; LEVELS] {
 /// FNV-1a.
 fn name_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// The output function of SplitMix64.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -62,13 +62,7 @@ impl Checkpoint {
     /// Reads the configuration and every file's header.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let layout = Layout::detect(folder)?;
-        let config = folder.join(if layout == Layout::Mistral { PARAMS } else { CONFIG });
-        let text = read_text(&config)?;
-        let spec = match layout {
-            Layout::Mistral => ModelSpec::from_mistral_params(&text),
-            Layout::HuggingFace => ModelSpec::from_hugging_face_config(&text),
-        };
-        let spec = spec.map_err(|error| CheckpointError::Config { file: config, error })?;
+        let spec = configuration(folder, layout)?;
         let (listing, files, places) = match layout {
             Layout::HuggingFace if folder.join(INDEX).is_file() => indexed(folder)?,
             Layout::HuggingFace => single(folder.join(SINGLE))?,
@@ -117,6 +111,28 @@ impl Checkpoint {
             None => Err(CheckpointError::MissingTensor { file: self.listing.clone(), tensor }),
         }
     }
+}
+
+/// The shape that a folder's configuration tells; weights need not be there.
+pub fn shape(folder: &Path) -> Result<ModelSpec, CheckpointError> {
+    let has = |file: &str| folder.join(file).is_file();
+    match (has(PARAMS), has(CONFIG)) {
+        // With both, the weights decide which one counts.
+        (true, true) => configuration(folder, Layout::detect(folder).unwrap_or(Layout::Mistral)),
+        (true, false) => configuration(folder, Layout::Mistral),
+        (false, true) => configuration(folder, Layout::HuggingFace),
+        (false, false) => Err(CheckpointError::NoLayout(folder.into())),
+    }
+}
+
+fn configuration(folder: &Path, layout: Layout) -> Result<ModelSpec, CheckpointError> {
+    let file = folder.join(if layout == Layout::Mistral { PARAMS } else { CONFIG });
+    let text = read_text(&file)?;
+    let spec = match layout {
+        Layout::Mistral => ModelSpec::from_mistral_params(&text),
+        Layout::HuggingFace => ModelSpec::from_hugging_face_config(&text),
+    };
+    spec.map_err(|error| CheckpointError::Config { file, error })
 }
 
 type Files = (PathBuf, Vec<SafetensorsFile>, HashMap<String, usize>);

@@ -13,7 +13,7 @@ use tessera_types::ModelSpec;
 
 pub use dummy::DummyWeights;
 pub use error::CheckpointError;
-pub use layout::{Checkpoint, Layout};
+pub use layout::{Checkpoint, Layout, shape};
 pub use slice::{SliceBytes, TensorSlice};
 
 /// Where a model's weights come from.
