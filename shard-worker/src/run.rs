@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use tessera_proto::internal as wire;
+use tessera_service::trace_context;
 use tessera_types::{Epoch, StepPlan};
 use tonic::Streaming;
-use tracing::debug;
+use tracing::{Span, debug, info_span};
 
 use crate::{
     fence::Fence,
@@ -18,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) fence: Arc<Fence>,
     pub(crate) work: Work,
     pub(crate) answers: Answers<wire::StepResult>,
+    /// Of the whole run, a child of the coordinator's.
+    pub(crate) span: Span,
 }
 
 impl Run {
@@ -51,7 +54,17 @@ impl Run {
             *epoch = Some(plan.epoch);
             let Ok(place) = self.commands.reserve().await else { return };
             self.work.began();
-            place.send(Command::Step { plan, answers: self.answers.clone() });
+            let span = self.step_span(&plan);
+            place.send(Command::Step { plan, answers: self.answers.clone(), span });
+        }
+    }
+
+    /// A step's span, made only where it goes to somebody: steps are many.
+    fn step_span(&self, plan: &StepPlan) -> Span {
+        if trace_context::is_sampled(&self.span) {
+            info_span!(parent: &self.span, "step", step = plan.step.0, chunks = plan.chunks.len(), images = plan.encode.len())
+        } else {
+            Span::none()
         }
     }
 }

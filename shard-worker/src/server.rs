@@ -4,13 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tessera_proto::{MAX_MESSAGE_BYTES, internal::shard_worker_server::ShardWorkerServer};
 use tessera_registry::{Registry, WorkerRecord, WorkerState};
-use tessera_service::{Bound, Health, Phase, ReflectionError, ServeError, bind, reflection, serve};
+use tessera_service::{Bound, Health, Phase, ReflectionError, ServeError, Tls, TlsError, bind, routes, serve};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    codec::CompressionEncoding,
-    service::{Routes, RoutesBuilder},
-};
+use tonic::codec::CompressionEncoding;
 
 use crate::{
     Config,
@@ -22,14 +19,15 @@ use crate::{
     work::Work,
 };
 
-/// The service's name, for health and reflection.
-const SERVICE: &str = "tessera.internal.v1.ShardWorker";
 /// A worker whose plans wait for so long without a step done is not healthy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a shard worker does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The certificates cannot be used.
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsError),
     /// The address cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -45,13 +43,15 @@ pub enum RunError {
 pub struct ShardWorker {
     config: Config,
     bound: Bound,
+    health: Health,
 }
 
 impl ShardWorker {
     /// Takes the address.
     pub async fn bind(config: Config) -> Result<Self, RunError> {
-        let bound = bind(config.listen).await?;
-        Ok(Self { config, bound })
+        let tls = config.tls.clone().map(Tls::read).transpose()?;
+        let bound = bind(config.listen).await?.secured(tls.as_ref().map(Tls::acceptor));
+        Ok(Self { config, bound, health: Health::new(PATIENCE) })
     }
 
     /// Where it listens.
@@ -59,9 +59,14 @@ impl ShardWorker {
         self.bound.address
     }
 
+    /// Its health.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
     /// What others are told of it.
     pub fn record(&self) -> WorkerRecord {
-        let address = self.config.advertise.clone().unwrap_or_else(|| format!("http://{}", self.bound.address));
+        let address = self.bound.uri(self.config.advertise.as_deref());
         WorkerRecord {
             id: self.config.id.clone(),
             address,
@@ -77,14 +82,15 @@ impl ShardWorker {
     /// registry, else its address is given to the coordinator by hand.
     pub async fn run(self, registry: Option<Registry>, stop: CancellationToken) -> Result<(), RunError> {
         let record = self.record();
-        let Self { config, bound } = self;
-        let (health, fence) = (Health::new(PATIENCE), Arc::new(Fence::default()));
+        let Self { config, bound, health } = self;
+        let fence = Arc::new(Fence::default());
         let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
         let seen = inventory.subscribe();
         let resources = Resources { threads: config.threads, kv_memory: config.kv_memory };
-        let commands = rank::start(resources, fence.clone(), work.clone(), inventory)?;
-        let service = Service { id: config.id.into(), commands, fence: fence.clone(), inventory: seen.clone(), work };
-        let routes = routes(service, &health)?;
+        let id: Arc<str> = config.id.into();
+        let commands = rank::start(id.clone(), resources, fence.clone(), work.clone(), inventory)?;
+        let service = Service { id, commands, fence: fence.clone(), inventory: seen.clone(), work };
+        let routes = routes(server(service), &health)?;
         health.enter(Phase::Serving);
         // Stopped from outside, or by a server that failed.
         let (stop, ended) = (stop.child_token(), CancellationToken::new());
@@ -111,13 +117,9 @@ impl ShardWorker {
     }
 }
 
-fn routes(service: Service, health: &Health) -> Result<Routes, ReflectionError> {
-    let service = ShardWorkerServer::new(service)
+fn server(service: Service) -> ShardWorkerServer<Service> {
+    ShardWorkerServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip);
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(service).add_service(health.service(&[SERVICE]));
-    reflection(&mut routes, &[SERVICE])?;
-    Ok(routes.routes())
+        .accept_compressed(CompressionEncoding::Gzip)
 }

@@ -53,7 +53,9 @@ impl shard_worker_server::ShardWorker for Service {
 
     async fn run(&self, request: Request<Streaming<wire::StepPlan>>) -> Result<Response<Self::RunStream>, Status> {
         let (answers, results) = mpsc::channel(ANSWERS);
-        let run = Run { commands: self.commands.clone(), fence: self.fence.clone(), work: self.work.clone(), answers };
+        let span = info_span!("run");
+        trace_context::adopt_metadata(&span, request.metadata());
+        let run = Run { commands: self.commands.clone(), fence: self.fence.clone(), work: self.work.clone(), answers, span };
         tokio::spawn(run.follow(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(results))))
     }

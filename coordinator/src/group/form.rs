@@ -11,6 +11,7 @@ use tessera_proto::internal::{
     self as wire, collective::Transport as WireTransport, model_source, shard_worker_client::ShardWorkerClient,
 };
 use tessera_registry::{Kept, Registry, RegistryError, WorkerRecord};
+use tessera_service::Tls;
 use tessera_types::{Epoch, Rank};
 use tokio::{
     sync::watch,
@@ -37,14 +38,15 @@ const DOUBT: Duration = Duration::from_secs(15);
 pub(crate) struct Former {
     config: Arc<Config>,
     registry: Registry,
+    tls: Option<Tls>,
     state: watch::Sender<GroupState>,
     ranks: Vec<String>,
     failed: Vec<(String, Instant)>,
 }
 
 impl Former {
-    pub(crate) fn new(config: Arc<Config>, registry: Registry, state: watch::Sender<GroupState>) -> Self {
-        Self { config, registry, state, ranks: Vec::new(), failed: Vec::new() }
+    pub(crate) fn new(config: Arc<Config>, registry: Registry, tls: Option<Tls>, state: watch::Sender<GroupState>) -> Self {
+        Self { config, registry, tls, state, ranks: Vec::new(), failed: Vec::new() }
     }
 
     /// Lets the last group go, then tries until there is a new one.
@@ -116,7 +118,7 @@ impl Former {
         let timeouts = self.config.timeouts;
         let ids: Vec<_> = workers.iter().map(|worker| worker.id.clone()).collect();
         let claimed = bounded(timeouts.call, self.registry.claim(lease.id(), &self.config.replica, &ids)).await?;
-        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank)));
+        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank), self.tls.as_ref()));
         let members = members.collect::<Result<Vec<_>, _>>()?;
         let epoch = self.epoch(claimed, &members).await?;
         info!(%epoch, workers = ids.join(", "), "claimed");
@@ -201,8 +203,8 @@ impl Former {
     }
 }
 
-fn join(worker: WorkerRecord, rank: Rank) -> Result<Member, FormError> {
-    let channel = tessera_service::peer(&worker.address);
+fn join(worker: WorkerRecord, rank: Rank, tls: Option<&Tls>) -> Result<Member, FormError> {
+    let channel = tessera_service::peer(&worker.address, tls);
     let address =
         |error: tessera_service::PeerError| FormError::Address { worker: worker.id.clone(), problem: error.to_string() };
     Ok(Member { rank, channel: channel.map_err(address)?, worker })

@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
+use tessera_service::{CertFiles, TlsFiles};
 use tessera_types::ModelSpec;
 
-use crate::cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs};
+use crate::cli::{ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, ReplicaArgs, TlsArgs};
 
 /// How soon a death is noticed by its lease.
 const LEASE: Duration = Duration::from_secs(5);
@@ -78,6 +79,7 @@ pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -
         advertise: None,
         host: tessera_shard_worker::host(),
         threads: args.threads.map_or((cores / usize::from(ranks)).max(1), usize::from),
+        tls: None,
         kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
         lease: LEASE,
         grace: GRACE,
@@ -111,6 +113,7 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
         Source::Dummy(spec) => tessera_router::ModelSource::Shape(spec.clone()),
     };
     let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
+    config.front_tls = front_tls(&args.tls);
     config.max_context = max_context.map(|tokens| tokens as usize);
     if args.allow_image_urls {
         config.fetch.hosts = Hosts::Any;
@@ -119,6 +122,18 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
         config.api_keys = ApiKeys::read(file).with_context(|| format!("cannot read the API keys in {}", file.display()))?;
     }
     Ok(config)
+}
+
+/// Mutual TLS; the command line takes all three files or none.
+pub(crate) fn tls(args: &TlsArgs) -> Option<TlsFiles> {
+    let TlsArgs { tls_ca, tls_cert, tls_key } = args.clone();
+    Some(TlsFiles { ca: tls_ca?, cert: tls_cert?, key: tls_key? })
+}
+
+/// TLS of the front door; the command line takes both files or none.
+fn front_tls(args: &FrontTlsArgs) -> Option<CertFiles> {
+    let FrontTlsArgs { front_tls_cert, front_tls_key } = args.clone();
+    Some(CertFiles { cert: front_tls_cert?, key: front_tls_key? })
 }
 
 /// A name no other process has.

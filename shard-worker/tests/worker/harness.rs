@@ -46,6 +46,7 @@ impl Worker {
             host: "here".into(),
             threads: 1,
             kv_memory: KV_MEMORY,
+            tls: None,
             lease: Duration::from_secs(2),
             grace: Duration::from_secs(1),
         };

@@ -39,6 +39,6 @@ impl Process {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        peer(&self.address.to_string()).unwrap()
+        peer(&self.address.to_string(), None).unwrap()
     }
 }
