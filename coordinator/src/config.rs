@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tessera_engine::EngineConfig;
+use tessera_service::TlsFiles;
 use tessera_types::ModelSpec;
 
 /// A coordinator's configuration.
@@ -12,7 +13,7 @@ pub struct Config {
     pub replica: String,
     /// Where routers call; port 0 picks one.
     pub listen: SocketAddr,
-    /// The address routers are told, as a URI; the one listened on when `None`.
+    /// The address routers are told, `HOST:PORT` or a URI; the one listened on when `None`.
     pub advertise: Option<String>,
     /// The name clients use.
     pub model: String,
@@ -40,6 +41,8 @@ pub struct Config {
     pub queue: usize,
     /// What joins the ranks.
     pub transport: Transport,
+    /// Mutual TLS with routers and workers; plain connections when `None`.
+    pub tls: Option<TlsFiles>,
     /// Bounds of every wait.
     pub timeouts: Timeouts,
 }
@@ -142,6 +145,7 @@ impl Config {
             encoder_tokens: limits.encoder_tokens,
             queue: limits.queue_len,
             transport: Transport::default(),
+            tls: None,
             timeouts: Timeouts::default(),
         }
     }

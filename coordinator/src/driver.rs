@@ -20,6 +20,7 @@ use crate::{
     admission::Ask,
     config::Config,
     group::{FormError, Former, Group, Loss},
+    metrics::Metrics,
     service::Command,
     session::{Message, Sessions, event_bound},
     state::{GroupState, ReplicaState},
@@ -48,11 +49,11 @@ pub(crate) struct Driver {
     draining_since: Option<Instant>,
     /// The bound of this drain.
     drain: Duration,
-    preemptions: u64,
     groups: u64,
     last_loss: String,
     /// Groups lost since the last token came.
     barren: u32,
+    metrics: Metrics,
 }
 
 /// What a driver is connected to.
@@ -68,6 +69,7 @@ impl Driver {
     pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
         let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
+        let metrics = Metrics::new(&config.replica);
         let Wires { commands, state, group, health, stop } = wires;
         Ok(Self {
             engine,
@@ -82,10 +84,10 @@ impl Driver {
             alone_since: Some(Instant::now()),
             draining_since: None,
             drain: config.timeouts.drain,
-            preemptions: 0,
             groups: 0,
             last_loss: String::new(),
             barren: 0,
+            metrics,
             config,
         })
     }
@@ -305,13 +307,7 @@ impl Driver {
             draining: self.draining_since.is_some(),
         };
         self.health.work_waits(!self.engine.is_idle());
-        metrics::gauge!(names::RUNNING_SEQUENCES).set(stats.running as f64);
-        metrics::gauge!(names::WAITING_REQUESTS).set(stats.waiting as f64);
-        metrics::gauge!(names::QUEUED_TOKENS).set(stats.queued_tokens as f64);
-        metrics::gauge!(names::KV_BLOCKS).set(stats.blocks_total as f64);
-        metrics::gauge!(names::KV_BLOCKS_USED).set(stats.blocks_used as f64);
-        metrics::counter!(names::PREEMPTIONS_TOTAL).increment(stats.preemptions - self.preemptions);
-        self.preemptions = stats.preemptions;
+        self.metrics.publish(&stats);
         self.state.send_if_modified(|state| {
             let changed = *state != now;
             *state = now;

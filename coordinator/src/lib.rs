@@ -8,6 +8,7 @@ mod admission;
 mod config;
 mod driver;
 mod group;
+mod metrics;
 mod replica;
 mod server;
 mod service;

@@ -5,13 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tessera_engine::ConfigError;
 use tessera_proto::{MAX_MESSAGE_BYTES, internal::coordinator_server::CoordinatorServer};
 use tessera_registry::Registry;
-use tessera_service::{Bound, Health, ReflectionError, ServeError, bind, reflection, serve};
+use tessera_service::{Bound, Health, ReflectionError, ServeError, Tls, TlsError, bind, routes, serve};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    codec::CompressionEncoding,
-    service::{Routes, RoutesBuilder},
-};
+use tonic::codec::CompressionEncoding;
 
 use crate::{
     config::Config,
@@ -22,8 +19,6 @@ use crate::{
     state::{GroupState, ReplicaState},
 };
 
-/// The service's name, for health and reflection.
-const SERVICE: &str = "tessera.internal.v1.Coordinator";
 /// Calls in progress may end within this once the last request is done.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -33,6 +28,9 @@ pub enum RunError {
     /// A limit that would let nothing through.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The certificates cannot be used.
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsError),
     /// The address cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -58,6 +56,7 @@ pub struct Coordinator {
     config: Arc<Config>,
     registry: Registry,
     bound: Bound,
+    tls: Option<Tls>,
     health: Health,
     group: watch::Sender<GroupState>,
     state: watch::Sender<ReplicaState>,
@@ -71,16 +70,22 @@ pub async fn run(config: Config, registry: Registry, stop: CancellationToken) ->
 impl Coordinator {
     /// Takes the address.
     pub async fn bind(config: Config, registry: Registry) -> Result<Self, RunError> {
-        let bound = bind(config.listen).await?;
+        let tls = config.tls.clone().map(Tls::read).transpose()?;
+        let bound = bind(config.listen).await?.secured(tls.as_ref().map(Tls::acceptor));
         let health = Health::new(config.timeouts.progress);
         let waiting = GroupState::Waiting { free: 0, needed: config.tp.into() };
         let state = watch::Sender::new(ReplicaState::default());
-        Ok(Self { config: Arc::new(config), registry, bound, health, group: watch::Sender::new(waiting), state })
+        Ok(Self { config: Arc::new(config), registry, bound, tls, health, group: watch::Sender::new(waiting), state })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.bound.address
+    }
+
+    /// What others call it by.
+    pub fn uri(&self) -> String {
+        self.bound.uri(self.config.advertise.as_deref())
     }
 
     /// Where its group is in its life.
@@ -100,13 +105,13 @@ impl Coordinator {
 
     /// Serves until `stop`, then lets running requests end, no longer than the drain bound.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { config, registry, bound, health, group, state } = self;
+        let address = self.uri();
+        let Self { config, registry, bound, tls, health, group, state } = self;
         let (commands, received) = mpsc::channel(COMMANDS);
         let service = Service::new(&config, commands, state.subscribe());
-        let routes = routes(service, &health)?;
-        let address = config.advertise.clone().unwrap_or_else(|| format!("http://{}", bound.address));
+        let routes = routes(server(service), &health)?;
         let announcer = Announcer::new(&config, registry.clone(), address);
-        let former = Former::new(config.clone(), registry, group.clone());
+        let former = Former::new(config.clone(), registry, tls, group.clone());
         let announced = state.subscribe();
         // The server outlives the driver, so that what it says last is heard; and takes it down when it fails.
         let (stop, close) = (stop.child_token(), CancellationToken::new());
@@ -127,13 +132,9 @@ impl Coordinator {
     }
 }
 
-fn routes(service: Service, health: &Health) -> Result<Routes, ReflectionError> {
-    let service = CoordinatorServer::new(service)
+fn server(service: Service) -> CoordinatorServer<Service> {
+    CoordinatorServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip);
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(service).add_service(health.service(&[SERVICE]));
-    reflection(&mut routes, &[SERVICE])?;
-    Ok(routes.routes())
+        .accept_compressed(CompressionEncoding::Gzip)
 }

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use tessera_service::{CertFiles, TlsFiles};
 use tessera_types::ModelSpec;
 
 use crate::{ApiKeys, FetchPolicy, Limits};
@@ -13,6 +14,10 @@ pub struct RouterConfig {
     pub grpc: SocketAddr,
     /// Where to listen for HTTP; port 0 picks one.
     pub http: SocketAddr,
+    /// TLS of both fronts; plain connections when `None`.
+    pub front_tls: Option<CertFiles>,
+    /// Mutual TLS with coordinators; plain connections when `None`.
+    pub tls: Option<TlsFiles>,
     /// The name clients ask for.
     pub model_name: String,
     /// Where the tokenizer and the model's shape come from.
@@ -70,6 +75,8 @@ impl RouterConfig {
         Self {
             grpc: loopback,
             http: loopback,
+            front_tls: None,
+            tls: None,
             model_name: model_name.into(),
             model,
             max_context: None,

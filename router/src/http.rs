@@ -10,7 +10,6 @@ mod error;
 mod fields;
 mod logprobs;
 mod sampling;
-mod server;
 mod sse;
 mod whole;
 
@@ -26,7 +25,6 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-pub(crate) use self::server::serve;
 use self::{
     answer::{Answer, Api},
     call::Call,
@@ -45,7 +43,7 @@ pub(crate) fn routes(router: Arc<Router>) -> axum::Router {
         .layer(middleware::from_fn_with_state(router.clone(), keys));
     guarded
         .route("/health", get(health))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(tessera_service::scrape))
         .fallback(|| async { plain_error(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async { plain_error(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method") })
         .layer(middleware::from_fn(call::name))
@@ -116,11 +114,6 @@ async fn health(State(router): State<Arc<Router>>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response()
         }
     }
-}
-
-async fn metrics() -> Response {
-    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, text)], tessera_service::metrics::render()).into_response()
 }
 
 async fn keys(State(router): State<Arc<Router>>, request: Request, next: middleware::Next) -> Result<Response, RequestError> {

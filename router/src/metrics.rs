@@ -17,7 +17,6 @@ pub(crate) struct Metrics {
     prompt_tokens: Counter,
     generated_tokens: Counter,
     request: Histogram,
-    queue: Histogram,
     images: Counter,
     image_prepare: Histogram,
     replays: Counter,
@@ -33,7 +32,6 @@ impl Metrics {
             prompt_tokens: counter!(names::PROMPT_TOKENS_TOTAL),
             generated_tokens: counter!(names::GENERATED_TOKENS_TOTAL),
             request: histogram!(names::REQUEST_SECONDS),
-            queue: histogram!(names::QUEUE_SECONDS),
             images: counter!(names::IMAGES_TOTAL),
             image_prepare: histogram!(names::IMAGE_PREPARE_SECONDS),
             replays: counter!(names::REPLAYS_TOTAL),
@@ -94,7 +92,6 @@ impl Tally {
         self.outcome = "ok";
         self.metrics.prompt_tokens.increment(usage.prompt_tokens.into());
         self.metrics.generated_tokens.increment(usage.generated_tokens.into());
-        self.metrics.queue.record(usage.timings.queue_us as f64 / 1e6);
     }
 
     pub(crate) fn failed(&mut self, kind: ErrorKind) {

@@ -14,7 +14,7 @@ use tessera_proto::{
     internal::{GetInfoResponse, coordinator_client::CoordinatorClient},
 };
 use tessera_registry::ReplicaRecord;
-use tessera_service::{PeerError, peer};
+use tessera_service::{PeerError, Tls, peer};
 use tokio::{
     sync::watch as channel,
     time::{Instant, timeout_at},
@@ -27,6 +27,7 @@ pub(crate) use self::watch::follow;
 /// Every replica known.
 pub(crate) struct Replicas {
     known: RwLock<Vec<Arc<Replica>>>,
+    tls: Option<Tls>,
     /// Counts changes of what is known of any replica.
     changes: channel::Sender<u64>,
 }
@@ -55,8 +56,8 @@ pub(crate) struct Load {
 }
 
 impl Replicas {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { known: RwLock::default(), changes: channel::Sender::new(0) })
+    pub(crate) fn new(tls: Option<Tls>) -> Arc<Self> {
+        Arc::new(Self { known: RwLock::default(), tls, changes: channel::Sender::new(0) })
     }
 
     /// The ready replica with the least to do that holds `context` tokens and is not among `tried`; of equals, any.
@@ -119,7 +120,7 @@ impl Replicas {
 
     fn meet(&self, record: &ReplicaRecord) -> Option<Arc<Replica>> {
         let ReplicaRecord { id, address, .. } = record;
-        match Replica::new(record) {
+        match Replica::new(record, self.tls.as_ref()) {
             Ok(replica) => {
                 tracing::info!(replica = %id, %address, "a replica has come");
                 let replica = Arc::new(replica);
@@ -135,8 +136,8 @@ impl Replicas {
 }
 
 impl Replica {
-    fn new(record: &ReplicaRecord) -> Result<Self, PeerError> {
-        let client = CoordinatorClient::new(peer(&record.address)?)
+    fn new(record: &ReplicaRecord, tls: Option<&Tls>) -> Result<Self, PeerError> {
+        let client = CoordinatorClient::new(peer(&record.address, tls)?)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(Self {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tessera_prompt::Tokenizer;
-use tessera_service::{Health, Phase};
+use tessera_service::{Health, Phase, Tls};
 use tessera_types::{ModelSpec, TokenId};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -43,14 +43,14 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Loads the tokenizer; no replica is known yet.
-    pub(crate) fn new(config: &RouterConfig) -> Result<Self, ModelError> {
+    /// Loads the tokenizer; no replica is known yet. With `tls`, replicas are called so.
+    pub(crate) fn new(config: &RouterConfig, tls: Option<Tls>) -> Result<Self, ModelError> {
         let model = Arc::new(Model::load(config)?);
         let metrics = Metrics::new();
         Ok(Self {
             pipeline: Pipeline::new(model.clone(), config, metrics.clone()),
             model,
-            replicas: Replicas::new(),
+            replicas: Replicas::new(tls),
             admission: Admission::new(config.max_requests, config.max_held_bytes),
             metrics,
             health: Health::new(HEALTH_PATIENCE),

@@ -3,18 +3,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tessera_registry::Registry;
-use tessera_service::{Bound, Phase, ReflectionError, ServeError, bind, reflection, serve};
+use tessera_service::{Acceptor, Bound, Phase, ReflectionError, ServeError, Tls, TlsError, bind, routes, serve, serve_http};
 use tokio::{
     task::{JoinError, JoinHandle},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{codec::CompressionEncoding, service::RoutesBuilder};
 
 use crate::{RouterConfig, grpc, http, model::ModelError, replicas, router::Router};
 
-/// The public service's full name.
-const INFERENCE: &str = "tessera.v1.Inference";
 /// How long what is cut off at the end of the drain has to say so.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
@@ -24,6 +21,9 @@ pub enum RouterError {
     /// The tokenizer or the model's configuration cannot be read.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Certificates cannot be used.
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsError),
     /// An address cannot be had, or a server ended by itself.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -42,6 +42,7 @@ pub struct RouterHandle {
     pub grpc: SocketAddr,
     /// Where it listens for HTTP.
     pub http: SocketAddr,
+    scheme: &'static str,
     router: Inside,
     task: JoinHandle<Result<(), RouterError>>,
 }
@@ -60,6 +61,16 @@ impl RouterHandle {
         self.task.await?
     }
 
+    /// Where clients call by gRPC.
+    pub fn grpc_uri(&self) -> String {
+        format!("{}://{}", self.scheme, self.grpc)
+    }
+
+    /// Where clients call by HTTP.
+    pub fn http_uri(&self) -> String {
+        format!("{}://{}", self.scheme, self.http)
+    }
+
     /// Replicas that are ready at the moment.
     pub fn ready_replicas(&self) -> usize {
         self.router.0.replicas().count().0
@@ -72,14 +83,17 @@ impl RouterHandle {
 /// # Errors
 /// When an address cannot be had, or the model's tokenizer or configuration cannot be read.
 pub async fn run(config: RouterConfig, registry: Registry, shutdown: CancellationToken) -> Result<RouterHandle, RouterError> {
-    let (grpc, http) = (bind(config.grpc).await?, bind(config.http).await?);
+    let front = config.front_tls.clone().map(Acceptor::front).transpose()?;
+    let scheme = if front.is_some() { "https" } else { "http" };
+    let tls = config.tls.clone().map(Tls::read).transpose()?;
+    let (grpc, http) = (bind(config.grpc).await?.secured(front.clone()), bind(config.http).await?.secured(front));
     let (grpc_address, http_address) = (grpc.address, http.address);
-    let loaded = tokio::task::spawn_blocking(move || Router::new(&config).map(|router| (router, config.drain)));
+    let loaded = tokio::task::spawn_blocking(move || Router::new(&config, tls).map(|router| (router, config.drain)));
     let (router, drain) = loaded.await??;
     let router = Arc::new(router);
     let task = tokio::spawn(serve_all(router.clone(), registry, (grpc, http), shutdown, drain));
     tracing::info!(grpc = %grpc_address, http = %http_address, model = router.model_name(), "the router serves");
-    Ok(RouterHandle { grpc: grpc_address, http: http_address, router: Inside(router), task })
+    Ok(RouterHandle { grpc: grpc_address, http: http_address, scheme, router: Inside(router), task })
 }
 
 async fn serve_all(
@@ -89,11 +103,7 @@ async fn serve_all(
     shutdown: CancellationToken,
     drain: Duration,
 ) -> Result<(), RouterError> {
-    let mut routes = RoutesBuilder::default();
-    let health = router.health().service(&[INFERENCE]);
-    let health = health.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip);
-    routes.add_service(grpc::service(router.clone())).add_service(health);
-    reflection(&mut routes, &[INFERENCE])?;
+    let routes = routes(grpc::service(router.clone()), router.health())?;
     let follow = replicas::follow(router.replicas().clone(), registry, router.model_name().to_owned());
     let background = shutdown.child_token();
     let _ends_with_this = background.clone().drop_guard();
@@ -106,12 +116,12 @@ async fn serve_all(
         router.close();
         sleep(2 * LAST_WORDS).await;
     };
-    let http = http::serve(http.listener, http::routes(router.clone()), shutdown.clone(), drain + LAST_WORDS);
+    let http = serve_http(http, http::routes(router.clone()), shutdown.clone(), drain + LAST_WORDS);
     let http = async {
         http.await;
         Ok::<_, ServeError>(())
     };
-    let grpc = serve(grpc, routes.routes(), shutdown.clone(), drain + LAST_WORDS);
+    let grpc = serve(grpc, routes, shutdown.clone(), drain + LAST_WORDS);
     tokio::select! {
         ended = async { tokio::try_join!(grpc, http) } => Ok(ended.map(drop)?),
         () = draining => Ok(()),

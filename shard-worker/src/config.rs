@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tessera_device::sim::SimConfig;
+use tessera_service::TlsFiles;
 
 /// A shard worker's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,12 +12,14 @@ pub struct Config {
     pub id: String,
     /// Where coordinators call; port 0 picks one.
     pub listen: SocketAddr,
-    /// The address coordinators are told, as a URI; the one listened on when `None`.
+    /// The address coordinators are told, `HOST:PORT` or a URI; the one listened on when `None`.
     pub advertise: Option<String>,
     /// Workers of one host meet in shared memory.
     pub host: String,
     /// What it computes on.
     pub device: DeviceConfig,
+    /// Mutual TLS with coordinators; plain connections when `None`.
+    pub tls: Option<TlsFiles>,
     /// How soon others notice the worker's death by its lease.
     pub lease: Duration,
     /// A worker that is told to stop waits this long for its group to let it go.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, thread, time::Instant};
 
+use metrics::Gauge;
 use tessera_collective::AbortHandle;
 use tessera_device::DeviceError;
 use tessera_model::ModelError;
@@ -22,7 +23,7 @@ pub(crate) enum Command {
     /// Joins a group, which `abort` ends, and loads the weights unless they are held. Answers end with the result.
     Load { request: Box<LoadRequest>, abort: AbortHandle, answers: Answers<wire::LoadEvent>, span: Span },
     /// Runs a step that came at `given`; one answer.
-    Step { plan: Box<StepPlan>, given: Instant, answers: Answers<wire::StepResult> },
+    Step { plan: Box<StepPlan>, given: Instant, answers: Answers<wire::StepResult>, span: Span },
 }
 
 pub(crate) type Answers<T> = mpsc::Sender<Result<T, Status>>;
@@ -40,13 +41,15 @@ pub(crate) struct Inventory {
 
 /// Starts the thread; it ends when the channel is dropped.
 pub(crate) fn start(
+    worker: Arc<str>,
     device: DeviceConfig,
     fence: Arc<Fence>,
     work: Work,
     inventory: watch::Sender<Inventory>,
 ) -> std::io::Result<Commands> {
     let (sender, mut commands) = mpsc::channel(COMMANDS);
-    let mut owner = Owner { device, fence, work, inventory, held: None };
+    let weights = metrics::gauge!(names::RANK_WEIGHT_BYTES, "worker" => worker.to_string());
+    let mut owner = Owner { weights, device, fence, work, inventory, held: None };
     thread::Builder::new().name("rank".into()).spawn(move || {
         while let Some(command) = commands.blocking_recv() {
             match command {
@@ -54,7 +57,7 @@ pub(crate) fn start(
                     let _entered = span.entered();
                     owner.answer_load(&request, abort, &answers);
                 }
-                Command::Step { plan, given, answers } => owner.answer_step(&plan, given, &answers),
+                Command::Step { plan, given, answers, span } => span.in_scope(|| owner.answer_step(&plan, given, &answers)),
             }
         }
     })?;
@@ -62,6 +65,7 @@ pub(crate) fn start(
 }
 
 struct Owner {
+    weights: Gauge,
     device: DeviceConfig,
     fence: Arc<Fence>,
     work: Work,
@@ -118,9 +122,7 @@ impl Owner {
     fn take_stock(&self) {
         let held = self.held.as_ref();
         let (weight_bytes, fingerprint) = (held.map_or(0, Holding::weight_bytes), held.map(|held| held.fingerprint().to_owned()));
-        if let Some(held) = held {
-            metrics::gauge!(names::RANK_WEIGHT_BYTES, "rank" => held.rank().to_string()).set(weight_bytes as f64);
-        }
+        self.weights.set(weight_bytes as f64);
         self.inventory.send_modify(|inventory| {
             inventory.weight_bytes = weight_bytes;
             inventory.fingerprint = fingerprint;

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Instant};
 
 use tessera_proto::internal as wire;
+use tessera_service::trace_context;
 use tessera_types::{Epoch, StepPlan};
 use tokio::sync::watch;
 use tonic::Streaming;
-use tracing::debug;
+use tracing::{Span, debug, info_span};
 
 use crate::{
     fence::Fence,
@@ -20,6 +21,8 @@ pub(crate) struct Run {
     pub(crate) work: Work,
     pub(crate) left: watch::Sender<Epoch>,
     pub(crate) answers: Answers<wire::StepResult>,
+    /// Of the whole run, a child of the coordinator's.
+    pub(crate) span: Span,
 }
 
 impl Run {
@@ -55,7 +58,17 @@ impl Run {
             let given = Instant::now();
             let Ok(place) = self.commands.reserve().await else { return };
             self.work.began();
-            place.send(Command::Step { plan, given, answers: self.answers.clone() });
+            let span = self.step_span(&plan);
+            place.send(Command::Step { plan, given, answers: self.answers.clone(), span });
+        }
+    }
+
+    /// A step's span, made only where it goes to somebody: steps are many.
+    fn step_span(&self, plan: &StepPlan) -> Span {
+        if trace_context::is_sampled(&self.span) {
+            info_span!(parent: &self.span, "step", step = plan.step.0, chunks = plan.chunks.len(), images = plan.encode.len())
+        } else {
+            Span::none()
         }
     }
 }

@@ -4,14 +4,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tessera_proto::{MAX_MESSAGE_BYTES, internal::shard_worker_server::ShardWorkerServer};
 use tessera_registry::{Registry, WorkerRecord, WorkerState};
-use tessera_service::{Bound, Health, Phase, ReflectionError, ServeError, bind, reflection, serve};
+use tessera_service::{Bound, Health, Phase, ReflectionError, ServeError, Tls, TlsError, bind, routes, serve};
 use tessera_types::Epoch;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    codec::CompressionEncoding,
-    service::{Routes, RoutesBuilder},
-};
+use tonic::codec::CompressionEncoding;
 
 use crate::{
     Config,
@@ -22,14 +19,15 @@ use crate::{
     work::Work,
 };
 
-/// The service's name, for health and reflection.
-const SERVICE: &str = "tessera.internal.v1.ShardWorker";
 /// A worker whose plans wait for so long without a step done is not healthy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a shard worker does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The certificates cannot be used.
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsError),
     /// The address cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -45,13 +43,15 @@ pub enum RunError {
 pub struct ShardWorker {
     config: Config,
     bound: Bound,
+    health: Health,
 }
 
 impl ShardWorker {
     /// Takes the address.
     pub async fn bind(config: Config) -> Result<Self, RunError> {
-        let bound = bind(config.listen).await?;
-        Ok(Self { config, bound })
+        let tls = config.tls.clone().map(Tls::read).transpose()?;
+        let bound = bind(config.listen).await?.secured(tls.as_ref().map(Tls::acceptor));
+        Ok(Self { config, bound, health: Health::new(PATIENCE) })
     }
 
     /// Where it listens.
@@ -59,9 +59,14 @@ impl ShardWorker {
         self.bound.address
     }
 
+    /// Its health.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
     /// What others are told of it.
     pub fn record(&self) -> WorkerRecord {
-        let address = self.config.advertise.clone().unwrap_or_else(|| format!("http://{}", self.bound.address));
+        let address = self.bound.uri(self.config.advertise.as_deref());
         WorkerRecord {
             id: self.config.id.clone(),
             address,
@@ -77,18 +82,18 @@ impl ShardWorker {
     /// registry, else its address is given to the coordinator by hand.
     pub async fn run(self, registry: Option<Registry>, stop: CancellationToken) -> Result<(), RunError> {
         let record = self.record();
-        let Self { config, bound } = self;
-        let (health, fence) = (Health::new(PATIENCE), Arc::new(Fence::default()));
+        let Self { config, bound, health } = self;
+        let fence = Arc::new(Fence::default());
         let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
         let seen = inventory.subscribe();
-        let commands = rank::start(config.device, fence.clone(), work.clone(), inventory)?;
+        let id: Arc<str> = config.id.into();
+        let commands = rank::start(id.clone(), config.device, fence.clone(), work.clone(), inventory)?;
         let (left, gone) = watch::channel(Epoch::default());
         // Stopped from outside, asked to leave, or by a server that failed.
         let (draining, leave, ended) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
-        let (id, device) = (config.id.into(), config.device.name().into());
-        let (fenced, leaving) = (fence.clone(), draining.clone());
+        let (device, fenced, leaving) = (config.device.name().into(), fence.clone(), draining.clone());
         let service = Service { id, device, commands, fence: fenced, inventory: seen.clone(), work, left, draining: leaving };
-        let routes = routes(service, &health)?;
+        let routes = routes(server(service), &health)?;
         health.enter(Phase::Serving);
         let life = Life { inventory: seen, left: gone, draining: draining.clone(), ended: ended.clone() };
         let serving = async {
@@ -119,13 +124,9 @@ impl ShardWorker {
     }
 }
 
-fn routes(service: Service, health: &Health) -> Result<Routes, ReflectionError> {
-    let service = ShardWorkerServer::new(service)
+fn server(service: Service) -> ShardWorkerServer<Service> {
+    ShardWorkerServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip);
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(service).add_service(health.service(&[SERVICE]));
-    reflection(&mut routes, &[SERVICE])?;
-    Ok(routes.routes())
+        .accept_compressed(CompressionEncoding::Gzip)
 }

@@ -61,8 +61,10 @@ impl shard_worker_server::ShardWorker for Service {
 
     async fn run(&self, request: Request<Streaming<wire::StepPlan>>) -> Result<Response<Self::RunStream>, Status> {
         let (answers, results) = mpsc::channel(ANSWERS);
+        let span = info_span!("run");
+        trace_context::adopt_metadata(&span, request.metadata());
         let (commands, fence, work, left) = (self.commands.clone(), self.fence.clone(), self.work.clone(), self.left.clone());
-        let run = Run { commands, fence, work, left, answers };
+        let run = Run { commands, fence, work, left, answers, span };
         tokio::spawn(run.follow(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(results))))
     }

@@ -1,19 +1,12 @@
 //! A cluster under test: `tessera up` as a process, stopped when dropped.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tessera_proto::v1::inference_client::InferenceClient;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::timeout,
-};
 use tonic::transport::Channel;
+
+use crate::Role;
 
 /// The binary under test, beside the test's own executable.
 pub fn binary() -> Result<PathBuf> {
@@ -66,7 +59,7 @@ impl Up {
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    process: Child,
+    process: Role,
     /// `http://HOST:PORT` of the gRPC API.
     pub grpc: String,
     /// `http://HOST:PORT` of the HTTP API.
@@ -75,29 +68,8 @@ pub struct Cluster {
 
 impl Cluster {
     async fn start(arguments: Vec<String>) -> Result<Self> {
-        let mut process = Command::new(binary()?)
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start tessera")?;
-        let stdout = process.stdout.take().context("no standard output")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let ready = async {
-            while let Some(line) = lines.next_line().await? {
-                if line.starts_with("ready ") {
-                    return Ok(line);
-                }
-            }
-            bail!("`tessera {}` ended before it was ready", arguments.join(" "))
-        };
-        let line = timeout(Duration::from_secs(60), ready).await.context("not ready within a minute")??;
-        let address = |name: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-            found.map(str::to_owned).with_context(|| format!("no {name} address in `{line}`"))
-        };
-        Ok(Self { grpc: address("grpc")?, http: address("http")?, process })
+        let process = Role::start(&arguments, &[]).await?;
+        Ok(Self { grpc: process.address("grpc")?, http: process.address("http")?, process })
     }
 
     /// A client of the gRPC API.
@@ -112,13 +84,7 @@ impl Cluster {
     }
 
     /// Sends SIGTERM and waits; the exit code says whether it stopped cleanly.
-    pub async fn stop(mut self) -> Result<Option<i32>> {
-        let id = self.process.id().context("it has ended already")?;
-        let sent = Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
-        if !sent.success() {
-            bail!("cannot signal process {id}");
-        }
-        let status = timeout(Duration::from_secs(5), self.process.wait()).await.context("it did not stop within 5 s")??;
-        Ok(status.code())
+    pub async fn stop(self) -> Result<Option<i32>> {
+        self.process.stop().await
     }
 }

@@ -2,9 +2,11 @@
 
 mod cluster;
 mod golden;
+mod role;
 
 pub use cluster::{Cluster, Up, binary};
 pub use golden::{GoldenCase, GoldenPart, golden_cases};
+pub use role::Role;
 
 use std::path::PathBuf;
 

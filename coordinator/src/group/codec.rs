@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes};
 use futures::{StreamExt, TryFutureExt, stream::BoxStream};
 use tessera_proto::{MAX_MESSAGE_BYTES, internal::StepResult};
+use tessera_service::trace_context;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -13,6 +14,7 @@ use tonic::{
     transport::Channel,
 };
 use tonic_prost::ProstDecoder;
+use tracing::{Instrument, info_span};
 
 const RUN: &str = "/tessera.internal.v1.ShardWorker/Run";
 
@@ -46,15 +48,22 @@ impl Encoder for PlanCodec {
 }
 
 /// A rank's results for the plans sent. Never waits for the rank to answer before plans flow; the stream's end is an
-/// error, since only the coordinator ends a run.
+/// error, since only the coordinator ends a run. A span lasts as long as the run; the rank's steps belong to it.
 pub(super) fn run(channel: Channel, plans: mpsc::Receiver<Bytes>) -> BoxStream<'static, Result<StepResult, Status>> {
+    let span = info_span!("run");
     let opened = async move {
         let mut grpc =
             Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         grpc.ready().await.map_err(|error| Status::unavailable(format!("cannot be reached: {error}")))?;
-        let plans = Request::new(ReceiverStream::new(plans));
+        let mut plans = Request::new(ReceiverStream::new(plans));
+        trace_context::inject(plans.metadata_mut());
         grpc.streaming(plans, PathAndQuery::from_static(RUN), PlanCodec).await.map(tonic::Response::into_inner)
     };
-    let ended = futures::stream::once(async { Err(Status::unavailable("the rank ended its run")) });
+    let opened = opened.instrument(span.clone());
+    let ended = async move {
+        drop(span);
+        Err(Status::unavailable("the rank ended its run"))
+    };
+    let ended = futures::stream::once(ended);
     opened.try_flatten_stream().chain(ended).boxed()
 }

@@ -8,6 +8,7 @@ use std::{
 use futures::future::join_all;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
 use tessera_registry::{Followed, Registry, RegistryError, WorkerRecord, WorkerState};
+use tessera_service::Tls;
 use tessera_types::{Epoch, Rank};
 use tokio::{
     sync::watch,
@@ -40,6 +41,7 @@ pub(crate) struct Former {
     config: Arc<Config>,
     registry: Registry,
     members: Followed,
+    tls: Option<Tls>,
     state: watch::Sender<GroupState>,
     /// Workers of the last group, by rank.
     ranks: Vec<String>,
@@ -52,10 +54,10 @@ pub(crate) struct Former {
 }
 
 impl Former {
-    pub(crate) fn new(config: Arc<Config>, registry: Registry, state: watch::Sender<GroupState>) -> Self {
+    pub(crate) fn new(config: Arc<Config>, registry: Registry, tls: Option<Tls>, state: watch::Sender<GroupState>) -> Self {
         let (members, pause) = (registry.follow(), config.timeouts.retry);
-        let started = Instant::now();
-        Self { config, registry, members, state, ranks: Vec::new(), failed: Vec::new(), started, pause, least: 1 }
+        let (ranks, failed, started) = (Vec::new(), Vec::new(), Instant::now());
+        Self { config, registry, members, tls, state, ranks, failed, started, pause, least: 1 }
     }
 
     /// Lets the last group go, then tries until there is a new one.
@@ -218,7 +220,7 @@ impl Former {
     /// Asks every worker how it is: one that does not answer is found before the others load and wait for it, and one
     /// that has seen a newer epoch shows that this claim is not the newest, so that it must not be driven.
     async fn meet(&mut self, epoch: Epoch, workers: Vec<WorkerRecord>) -> Result<Vec<Member>, FormError> {
-        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank)));
+        let members = workers.into_iter().zip(0..).map(|(worker, rank)| join(worker, Rank(rank), self.tls.as_ref()));
         let mut members = members.collect::<Result<Vec<_>, _>>()?;
         let states = join_all(members.iter().map(|member| status(member, self.config.timeouts.call))).await;
         let mut failed = Vec::new();
@@ -245,8 +247,8 @@ impl Former {
     }
 }
 
-fn join(worker: WorkerRecord, rank: Rank) -> Result<Member, FormError> {
-    let channel = tessera_service::peer(&worker.address);
+fn join(worker: WorkerRecord, rank: Rank, tls: Option<&Tls>) -> Result<Member, FormError> {
+    let channel = tessera_service::peer(&worker.address, tls);
     let address =
         |error: tessera_service::PeerError| FormError::Address { worker: worker.id.clone(), problem: error.to_string() };
     Ok(Member { rank, channel: channel.map_err(address)?, worker, progress: 0 })

@@ -10,12 +10,14 @@ use tessera_proto::{
     MAX_MESSAGE_BYTES,
     internal::{self as wire, load_event::Event, shard_worker_client::ShardWorkerClient},
 };
+use tessera_service::trace_context;
 use tessera_types::ModelSpec;
 use tokio::{
     sync::watch,
     time::{sleep, sleep_until},
 };
-use tonic::Status;
+use tonic::{Request, Status};
+use tracing::{Instrument, info_span};
 
 use super::{FormError, Member, RankError};
 use crate::state::GroupState;
@@ -46,9 +48,10 @@ pub(super) async fn load(
     state: &watch::Sender<GroupState>,
 ) -> Result<Model, FormError> {
     let (progress, moved) = watch::channel(Progress { ranks: vec![(0, 0); members.len()], moved: Instant::now() });
+    let span = info_span!("load_group", ranks = members.len(), epoch = requests.first().map(|request| request.epoch));
     let ranks = members.iter().zip(requests).map(|(member, request)| load_rank(member, request, &progress));
     tokio::select! {
-        heard = hear(ranks.collect()) => heard.and_then(agree),
+        heard = hear(ranks.collect()).instrument(span) => heard.and_then(agree),
         () = stalled(moved, stall, state) => {
             Err(FormError::Load { ranks: members.iter().map(|member| late(member, stall)).collect() })
         }
@@ -81,6 +84,8 @@ async fn load_rank(
 ) -> Result<wire::Loaded, RankError> {
     let failed = |status: Status| RankError::new(member, &status);
     let mut client = ShardWorkerClient::new(member.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut request = Request::new(request);
+    trace_context::inject(request.metadata_mut());
     let mut events = client.load(request).await.map_err(failed)?.into_inner();
     while let Some(message) = events.message().await.map_err(failed)? {
         match message.event {

@@ -56,7 +56,7 @@ impl Replica {
         }
         let coordinator = Coordinator::bind(config, registry.clone()).await.unwrap();
         let (group, state) = (coordinator.group(), coordinator.state());
-        let client = CoordinatorClient::new(tessera_service::peer(&coordinator.address().to_string()).unwrap());
+        let client = CoordinatorClient::new(tessera_service::peer(&coordinator.address().to_string(), None).unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(coordinator.run(stop.clone()));
         Self { workers: fakes, client, group, state, registry, stop, running, servers, _leases: leases }

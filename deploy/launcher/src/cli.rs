@@ -1,10 +1,13 @@
 //! The command line: what a user may say. Nothing here decides what it means.
 
+mod tls;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceArg;
+pub(crate) use tls::{FrontTlsArgs, TlsArgs};
 
 /// Tessera serves Pixtral-12B, split by tensor parallelism over the shard workers of a replica.
 #[derive(Debug, Parser)]
@@ -139,6 +142,8 @@ pub(crate) struct FrontArgs {
     /// A file with one API key a line; callers must then send one as a bearer token.
     #[arg(long, value_name = "FILE", env = "TESSERA_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: FrontTlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -236,6 +241,8 @@ pub(crate) struct RouterArgs {
     /// A coordinator's address; may be given several times.
     #[arg(long = "replica", value_name = "ADDR", required = true, env = "TESSERA_REPLICA_ADDRESSES", value_delimiter = ',')]
     pub(crate) replicas: Vec<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +257,11 @@ pub(crate) struct CoordinatorArgs {
     /// A shard worker's address; give at least tp of them.
     #[arg(long = "worker", value_name = "ADDR", required = true, env = "TESSERA_WORKER_ADDRESSES", value_delimiter = ',')]
     pub(crate) workers: Vec<String>,
+    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
+    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS")]
+    pub(crate) status: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -259,6 +271,11 @@ pub(crate) struct ShardWorkerArgs {
     /// Address for the coordinator to call.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN")]
     pub(crate) listen: SocketAddr,
+    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
+    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS")]
+    pub(crate) status: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// Bytes from `512MiB`, `8GiB`, `1000000`.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs, UpArgs},
+    cli::{ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, ReplicaArgs, UpArgs},
     device::DeviceArg,
     progress,
     settings::{self, Model},
@@ -76,7 +76,13 @@ impl LocalCluster {
             replica: ReplicaArgs { tp, dtype: DtypeArg::Bf16, max_context: None, max_sequences: 16, step_tokens: 512, queue: 16 },
             replicas: 1,
             compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20) },
-            front: FrontArgs { grpc: LOOPBACK, http: LOOPBACK, allow_image_urls: false, api_key_file: None },
+            front: FrontArgs {
+                grpc: LOOPBACK,
+                http: LOOPBACK,
+                allow_image_urls: false,
+                api_key_file: None,
+                tls: FrontTlsArgs::default(),
+            },
         };
         Self::start(&args, CancellationToken::new()).await
     }
@@ -91,14 +97,14 @@ impl LocalCluster {
         tokio::time::timeout(Duration::from_secs(10), known).await.context("the router does not find the replicas")
     }
 
-    /// `http://HOST:PORT` of the gRPC API.
+    /// The URI of the gRPC API.
     pub(crate) fn grpc_address(&self) -> String {
-        format!("http://{}", self.router.grpc)
+        self.router.grpc_uri()
     }
 
-    /// `http://HOST:PORT` of the HTTP API.
+    /// The URI of the HTTP API.
     pub(crate) fn http_address(&self) -> String {
-        format!("http://{}", self.router.http)
+        self.router.http_uri()
     }
 
     /// Stops every role.

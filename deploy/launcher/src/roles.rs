@@ -2,14 +2,17 @@
 
 use std::{
     io::{Write, stdout},
+    net::SocketAddr,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use tessera_coordinator::Coordinator;
+use tessera_coordinator::{Coordinator, GroupState};
 use tessera_registry::{Kept, MemoryStore, Registry, ReplicaRecord, WorkerRecord, WorkerState};
-use tessera_service::on_signal;
+use tessera_router::RouterConfig;
+use tessera_service::{Health, bind, on_signal, serve_status};
 use tessera_shard_worker::ShardWorker;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     cli::{CoordinatorArgs, RouterArgs, ShardWorkerArgs, UpArgs},
@@ -32,8 +35,11 @@ pub(crate) async fn up(args: UpArgs) -> Result<()> {
 /// `tessera shard-worker`
 pub(crate) async fn shard_worker(args: ShardWorkerArgs) -> Result<()> {
     let stop = on_signal();
-    let worker = ShardWorker::bind(settings::shard_worker(&args.compute, args.listen, 1)).await?;
-    announce(&format!("ready listen=http://{}", worker.address()))?;
+    let config = settings::shard_worker(&args.compute, args.listen, 1);
+    let worker = ShardWorker::bind(tessera_shard_worker::Config { tls: settings::tls(&args.tls), ..config }).await?;
+    let health = worker.health();
+    let status = status(args.status, move || health.problem().map(str::to_owned)).await?;
+    announce(&format!("ready listen={}{}", worker.record().address, status.line))?;
     Ok(worker.run(None, stop).await?)
 }
 
@@ -42,12 +48,16 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let stop = on_signal();
     let model = Model::new(&args.model)?;
     let registry = Registry::new(MemoryStore::new());
-    let _members = static_workers(&registry, &args.workers).await?;
-    let coordinator = Coordinator::bind(settings::coordinator(&args.replica, &model, args.listen), registry).await?;
-    let (address, group) = (coordinator.address(), coordinator.group());
+    let tls = settings::tls(&args.tls);
+    let _members = static_workers(&registry, &args.workers, tls.is_some()).await?;
+    let config = settings::coordinator(&args.replica, &model, args.listen);
+    let coordinator = Coordinator::bind(tessera_coordinator::Config { tls, ..config }, registry).await?;
+    let (address, group, health) = (coordinator.uri(), coordinator.group(), coordinator.health());
+    let seen = group.clone();
+    let status = status(args.status, move || coordinator_problem(&seen.borrow(), &health)).await?;
     let ready = async {
         progress::until_ready(group).await?;
-        announce(&format!("ready listen=http://{address}"))?;
+        announce(&format!("ready listen={address}{}", status.line))?;
         // The coordinator's own end is what counts from here.
         std::future::pending::<Result<()>>().await
     };
@@ -63,17 +73,44 @@ pub(crate) async fn router(args: RouterArgs) -> Result<()> {
     let stop = on_signal();
     let model = Model::new(&args.model)?;
     let registry = Registry::new(MemoryStore::new());
-    let _members = static_replicas(&registry, &args.replicas, &model.name).await?;
-    let router = tessera_router::run(settings::router(&args.front, &model, None)?, registry, stop).await?;
-    announce(&format!("ready grpc=http://{} http=http://{}", router.grpc, router.http))?;
+    let tls = settings::tls(&args.tls);
+    let _members = static_replicas(&registry, &args.replicas, &model.name, tls.is_some()).await?;
+    let config = RouterConfig { tls, ..settings::router(&args.front, &model, None)? };
+    let router = tessera_router::run(config, registry, stop).await?;
+    announce(&format!("ready grpc={} http={}", router.grpc_uri(), router.http_uri()))?;
     Ok(router.finished().await?)
 }
 
+/// A status server that runs until this is dropped.
+struct Status {
+    /// How the line that says ready goes on.
+    line: String,
+    _stop: Option<DropGuard>,
+}
+
+/// Serves the status where an address is given for it; `problem` says what keeps the role from serving.
+async fn status(address: Option<SocketAddr>, problem: impl Fn() -> Option<String> + Send + Sync + 'static) -> Result<Status> {
+    let Some(address) = address else { return Ok(Status { line: String::new(), _stop: None }) };
+    let (bound, stop) = (bind(address).await?, CancellationToken::new());
+    let line = format!(" status={}", bound.uri(None));
+    tokio::spawn(serve_status(bound, problem, stop.clone()));
+    Ok(Status { line, _stop: Some(stop.drop_guard()) })
+}
+
+/// A coordinator that stands by for workers is as ready as it can be.
+fn coordinator_problem(group: &GroupState, health: &Health) -> Option<String> {
+    match (health.problem(), group) {
+        (None, _) | (Some("starting"), GroupState::Waiting { .. }) => None,
+        (Some(_), GroupState::Lost { problem }) => Some(problem.clone()),
+        (Some(problem), _) => Some(problem.to_owned()),
+    }
+}
+
 /// Workers known by address alone.
-async fn static_workers(registry: &Registry, addresses: &[String]) -> Result<Kept> {
+async fn static_workers(registry: &Registry, addresses: &[String], tls: bool) -> Result<Kept> {
     let lease = registry.lease(STATIC).await?;
     for address in addresses {
-        let uri = uri(address);
+        let uri = uri(address, tls);
         let record = WorkerRecord {
             id: address.clone(),
             // Ranks behind one host name share that host's memory.
@@ -90,17 +127,18 @@ async fn static_workers(registry: &Registry, addresses: &[String]) -> Result<Kep
 }
 
 /// Replicas known by address alone; how they are, the router asks them.
-async fn static_replicas(registry: &Registry, addresses: &[String], model: &str) -> Result<Kept> {
+async fn static_replicas(registry: &Registry, addresses: &[String], model: &str, tls: bool) -> Result<Kept> {
     let lease = registry.lease(STATIC).await?;
     for address in addresses {
-        let (id, address, model) = (address.clone(), uri(address), model.to_owned());
+        let (id, address, model) = (address.clone(), uri(address, tls), model.to_owned());
         registry.put_replica(lease.id(), &ReplicaRecord { id, address, model, ready: true, ..Default::default() }).await?;
     }
     Ok(lease)
 }
 
-fn uri(address: &str) -> String {
-    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+fn uri(address: &str, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    if address.contains("://") { address.to_owned() } else { format!("{scheme}://{address}") }
 }
 
 fn host_of(uri: &str) -> Result<String> {

@@ -10,11 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
+use tessera_service::{CertFiles, TlsFiles};
 use tessera_shard_worker::DeviceConfig;
 use tessera_types::ModelSpec;
 
 use crate::{
-    cli::{ComputeArgs, DtypeArg, FrontArgs, LoadFormat, ModelArgs, ReplicaArgs},
+    cli::{ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, ReplicaArgs, TlsArgs},
     device::DeviceArg,
 };
 
@@ -83,6 +84,7 @@ pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -
         advertise: None,
         host: tessera_shard_worker::host(),
         device: device(args, ranks),
+        tls: None,
         lease: LEASE,
         drain: DRAIN,
         grace: GRACE,
@@ -129,6 +131,7 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
         Source::Dummy(spec) => tessera_router::ModelSource::Shape(spec.clone()),
     };
     let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
+    config.front_tls = front_tls(&args.tls);
     config.max_context = max_context.map(|tokens| tokens as usize);
     if args.allow_image_urls {
         config.fetch.hosts = Hosts::Any;
@@ -137,6 +140,18 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
         config.api_keys = ApiKeys::read(file).with_context(|| format!("cannot read the API keys in {}", file.display()))?;
     }
     Ok(config)
+}
+
+/// Mutual TLS; the command line takes all three files or none.
+pub(crate) fn tls(args: &TlsArgs) -> Option<TlsFiles> {
+    let TlsArgs { tls_ca, tls_cert, tls_key } = args.clone();
+    Some(TlsFiles { ca: tls_ca?, cert: tls_cert?, key: tls_key? })
+}
+
+/// TLS of the front door; the command line takes both files or none.
+fn front_tls(args: &FrontTlsArgs) -> Option<CertFiles> {
+    let FrontTlsArgs { front_tls_cert, front_tls_key } = args.clone();
+    Some(CertFiles { cert: front_tls_cert?, key: front_tls_key? })
 }
 
 /// A name no other process has.

@@ -7,22 +7,24 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::{
+    either::Either,
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::tls::Accepted;
 
 /// A stream that reads as broken once its token is cancelled. The server gives every connection a task of its own,
 /// which a server that ends leaves behind; a broken stream ends the task, and the calls with it.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Accepted,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, cut: &CancellationToken) -> Self {
+    pub(crate) fn new(stream: Accepted, cut: &CancellationToken) -> Self {
         Self { stream, cut: Box::pin(cut.clone().cancelled_owned()) }
     }
 }
@@ -62,6 +64,9 @@ impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        match &self.stream {
+            Either::Left(plain) => plain.connect_info(),
+            Either::Right(secured) => secured.get_ref().0.connect_info(),
+        }
     }
 }

@@ -1,20 +1,26 @@
-//! What makes a process a good citizen: telemetry, metrics, health, reflection, serving, shutdown.
+//! What makes a process a good citizen: telemetry, metrics, health, reflection, TLS, serving, shutdown.
 
 mod channel;
 mod config;
 mod connection;
 mod health;
+mod http_server;
 pub mod metrics;
 mod reflection;
 mod server;
 mod shutdown;
+mod status;
 mod telemetry;
+mod tls;
 pub mod trace_context;
 
 pub use channel::{PeerError, peer};
 pub use config::{LogFormat, TelemetryConfig};
 pub use health::{Health, HealthService, Phase};
+pub use http_server::serve_http;
 pub use reflection::{ReflectionError, reflection};
-pub use server::{Bound, ServeError, bind, finish, serve};
+pub use server::{Bound, ServeError, bind, finish, routes, serve};
 pub use shutdown::on_signal;
+pub use status::{scrape, serve_status};
 pub use telemetry::{Telemetry, TelemetryError};
+pub use tls::{Acceptor, CertFiles, Tls, TlsError, TlsFiles};

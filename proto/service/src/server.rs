@@ -1,17 +1,30 @@
 //! Serving gRPC: bind first, so that the address is known and taken before anything depends on it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
+use axum::response::IntoResponse;
 use futures::StreamExt;
-use tokio::{net::TcpListener, time::timeout};
+use http::Request;
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    service::Routes,
+    body::Body,
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
+use tower::Service;
 use tracing::warn;
 
-use crate::connection::Connection;
+use crate::{Acceptor, Health, ReflectionError, connection::Connection, reflection, tls::accept};
+
+/// Handshakes at once; more connections wait in the listener's queue.
+const HANDSHAKES: usize = 256;
+/// Before another connection is taken when one could not be.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -41,26 +54,73 @@ pub struct Bound {
     pub listener: TcpListener,
     /// Where; the port is real even when 0 was asked for.
     pub address: SocketAddr,
+    /// Secures connections; they are plain when `None`.
+    pub tls: Option<Acceptor>,
 }
 
-/// Takes an address.
+/// Takes an address, for plain connections.
 pub async fn bind(address: SocketAddr) -> Result<Bound, ServeError> {
     let taken = async {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Bound { listener, address })
+        Ok(Bound { listener, address, tls: None })
     };
     taken.await.map_err(|error| ServeError::Bind { address, error })
+}
+
+impl Bound {
+    /// The same, with connections secured where there is an acceptor.
+    pub fn secured(self, tls: Option<Acceptor>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// The URI that others are told: of the address given for that (`HOST:PORT` or a URI), else of the one listened on.
+    pub fn uri(&self, advertised: Option<&str>) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        match advertised {
+            Some(uri) if uri.contains("://") => uri.to_owned(),
+            Some(address) => format!("{scheme}://{address}"),
+            None => format!("{scheme}://{}", self.address),
+        }
+    }
+}
+
+/// A gRPC service, with health and reflection over it.
+pub fn routes<S>(service: S, health: &Health) -> Result<Routes, ReflectionError>
+where
+    S: Service<Request<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send + 'static,
+{
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service).add_service(health.service(&[S::NAME]));
+    reflection(&mut routes, &[S::NAME])?;
+    Ok(routes.routes())
 }
 
 /// Serves until `stop` is cancelled, then lets calls in progress end, no longer than `grace`. When this returns, or is
 /// dropped, no connection is left.
 pub async fn serve(bound: Bound, routes: Routes, stop: CancellationToken, grace: Duration) -> Result<(), ServeError> {
-    let Bound { listener, address } = bound;
+    let Bound { listener, address, tls } = bound;
     let cut = CancellationToken::new();
     let _at_the_end = cut.clone().drop_guard();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let incoming = incoming.map(move |stream| stream.map(|stream| Connection::new(stream, &cut)));
+    let incoming = TcpIncoming::from(listener).map(move |stream| {
+        let tls = tls.clone();
+        async move {
+            match stream {
+                Ok(stream) => accept(tls.as_ref(), stream).await.ok(),
+                Err(error) => {
+                    // Out of file descriptors, most likely: it passes when connections end.
+                    warn!(%error, "a connection could not be accepted");
+                    sleep(AGAIN).await;
+                    None
+                }
+            }
+        }
+    });
+    // One that is slow to show who it is holds up nobody, and one that fails is not the server's failure.
+    let incoming = incoming.buffer_unordered(HANDSHAKES).filter_map(std::future::ready);
+    let incoming = incoming.map(move |stream| Ok::<_, std::io::Error>(Connection::new(stream, &cut)));
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -70,7 +130,7 @@ pub async fn serve(bound: Bound, routes: Routes, stop: CancellationToken, grace:
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let bounded = async {
         stop.cancelled().await;
-        tokio::time::sleep(grace).await;
+        sleep(grace).await;
     };
     tokio::select! {
         ended = server => ended.map_err(|error| ServeError::Ended { address, error }),

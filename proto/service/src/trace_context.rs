@@ -4,6 +4,7 @@ use http::HeaderMap;
 use opentelemetry::{
     Context,
     propagation::{Extractor, Injector, TextMapPropagator},
+    trace::TraceContextExt,
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tonic::metadata::{MetadataKey, MetadataMap};
@@ -25,6 +26,11 @@ pub fn adopt_metadata(span: &Span, metadata: &MetadataMap) {
 /// Puts the current span's context into a call's metadata.
 pub fn inject(metadata: &mut MetadataMap) {
     inject_context(&Span::current().context(), metadata);
+}
+
+/// Whether a span is exported, as one of a trace that is sampled.
+pub fn is_sampled(span: &Span) -> bool {
+    span.context().span().span_context().is_sampled()
 }
 
 fn inject_context(context: &Context, metadata: &mut MetadataMap) {

@@ -49,6 +49,7 @@ impl Worker {
             advertise: None,
             host: "here".into(),
             device,
+            tls: None,
             lease: Duration::from_secs(2),
             drain: Duration::from_secs(1),
             grace: Duration::from_secs(1),

@@ -14,7 +14,7 @@ pub const TIME_TO_FIRST_TOKEN_SECONDS: &str = "tessera_time_to_first_token_secon
 pub const INTER_TOKEN_SECONDS: &str = "tessera_inter_token_seconds";
 /// A whole request.
 pub const REQUEST_SECONDS: &str = "tessera_request_seconds";
-/// Time in the coordinator's queue.
+/// Time in the coordinator's queue; recorded there.
 pub const QUEUE_SECONDS: &str = "tessera_queue_seconds";
 /// Fetching and preparing one image.
 pub const IMAGE_PREPARE_SECONDS: &str = "tessera_image_prepare_seconds";
@@ -28,15 +28,15 @@ pub const GENERATED_TOKENS_TOTAL: &str = "tessera_generated_tokens_total";
 pub const REPLAYS_TOTAL: &str = "tessera_replays_total";
 /// Replicas a router knows to be ready.
 pub const REPLICAS_READY: &str = "tessera_replicas_ready";
-/// Sequences in steps.
+/// Sequences in steps, by `replica`.
 pub const RUNNING_SEQUENCES: &str = "tessera_running_sequences";
-/// Requests that wait for a place.
+/// Requests that wait for a place, by `replica`.
 pub const WAITING_REQUESTS: &str = "tessera_waiting_requests";
-/// Prompt tokens that wait for a place; what autoscaling looks at.
+/// Prompt tokens that wait for a place, by `replica`; what autoscaling looks at.
 pub const QUEUED_TOKENS: &str = "tessera_queued_tokens";
-/// Blocks of the paged cache.
+/// Blocks of the paged cache, by `replica`.
 pub const KV_BLOCKS: &str = "tessera_kv_blocks";
-/// Blocks in use.
+/// Blocks in use, by `replica`.
 pub const KV_BLOCKS_USED: &str = "tessera_kv_blocks_used";
 /// Sequences pushed out to be computed again.
 pub const PREEMPTIONS_TOTAL: &str = "tessera_preemptions_total";
@@ -48,7 +48,7 @@ pub const STEP_TOKENS: &str = "tessera_step_tokens";
 pub const GROUPS_FORMED_TOTAL: &str = "tessera_groups_formed_total";
 /// A rank's step, by `stage` (encode, forward, sample, collective).
 pub const RANK_STAGE_SECONDS: &str = "tessera_rank_stage_seconds";
-/// Weights a rank holds.
+/// Weights a rank holds, by `worker`.
 pub const RANK_WEIGHT_BYTES: &str = "tessera_rank_weight_bytes";
 
 /// Says what each metric means.

@@ -4,8 +4,11 @@
 
 mod health;
 mod metrics;
+mod pki;
 mod reflection;
 mod server;
 mod signals;
+mod status;
 mod support;
+mod tls;
 mod traces;

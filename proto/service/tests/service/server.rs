@@ -51,7 +51,7 @@ async fn an_address_in_use_is_named() {
 
 #[tokio::test]
 async fn what_is_no_address_is_named() {
-    let error = peer("not an address").unwrap_err();
+    let error = peer("not an address", None).unwrap_err();
     assert!(error.to_string().contains("`not an address`"), "{error}");
 }
 
@@ -61,7 +61,7 @@ async fn a_call_in_progress_ends_well_and_no_new_one_begins() {
     let (stop, bound) = (CancellationToken::new(), loopback().await);
     let Bound { address, .. } = bound;
     let served = tokio::spawn(serve(bound, routes, stop.clone(), Duration::from_secs(3600)));
-    let mut client = HealthClient::new(peer(&address.to_string()).unwrap());
+    let mut client = HealthClient::new(peer(&address.to_string(), None).unwrap());
     let call = tokio::spawn(async move { client.check(HealthCheckRequest::default()).await });
     let _ = soon(arrived.acquire()).await.unwrap();
     stop.cancel();
@@ -78,7 +78,7 @@ async fn a_call_that_does_not_end_is_cut_off() {
     let (stop, bound) = (CancellationToken::new(), loopback().await);
     let address = bound.address.to_string();
     let served = tokio::spawn(serve(bound, routes, stop.clone(), Duration::from_millis(50)));
-    let mut client = HealthClient::new(peer(&address).unwrap());
+    let mut client = HealthClient::new(peer(&address, None).unwrap());
     let call = tokio::spawn(async move { client.check(HealthCheckRequest::default()).await });
     let _ = soon(arrived.acquire()).await.unwrap();
     stop.cancel();

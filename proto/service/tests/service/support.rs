@@ -29,7 +29,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) async fn start(patience: Duration, grace: Duration) -> Self {
-        let (health, stop, bound) = (Health::new(patience), CancellationToken::new(), loopback().await);
+        Self::start_on(loopback().await, patience, grace).await
+    }
+
+    pub(crate) async fn start_on(bound: Bound, patience: Duration, grace: Duration) -> Self {
+        let (health, stop) = (Health::new(patience), CancellationToken::new());
         let address = bound.address;
         let mut routes = RoutesBuilder::default();
         routes.add_service(health.service(&[INFERENCE]));
@@ -39,6 +43,6 @@ impl Process {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        peer(&self.address.to_string()).unwrap()
+        peer(&self.address.to_string(), None).unwrap()
     }
 }

@@ -77,7 +77,7 @@ async fn call(address: &str) {
     let hop = async {
         let mut request = Request::new(HealthCheckRequest::default());
         trace_context::inject(request.metadata_mut());
-        HealthClient::new(peer(address).unwrap()).check(request).await
+        HealthClient::new(peer(address, None).unwrap()).check(request).await
     };
     soon(hop.instrument(span)).await.unwrap();
 }

@@ -1,0 +1,42 @@
+//! What the coordinator counts of its engine. Handles are looked up once; gauges bear the replica's name, since several
+//! replicas may share a process.
+
+use metrics::{Counter, Gauge, counter, gauge};
+use tessera_engine::Stats;
+use tessera_service::metrics as names;
+
+pub(crate) struct Metrics {
+    running: Gauge,
+    waiting: Gauge,
+    queued_tokens: Gauge,
+    blocks: Gauge,
+    blocks_used: Gauge,
+    preemptions: Counter,
+    preemptions_counted: u64,
+}
+
+impl Metrics {
+    pub(crate) fn new(replica: &str) -> Self {
+        let gauge = |name: &'static str| gauge!(name, "replica" => replica.to_owned());
+        Self {
+            running: gauge(names::RUNNING_SEQUENCES),
+            waiting: gauge(names::WAITING_REQUESTS),
+            queued_tokens: gauge(names::QUEUED_TOKENS),
+            blocks: gauge(names::KV_BLOCKS),
+            blocks_used: gauge(names::KV_BLOCKS_USED),
+            preemptions: counter!(names::PREEMPTIONS_TOTAL),
+            preemptions_counted: 0,
+        }
+    }
+
+    /// How the engine is now.
+    pub(crate) fn publish(&mut self, stats: &Stats) {
+        self.running.set(stats.running as f64);
+        self.waiting.set(stats.waiting as f64);
+        self.queued_tokens.set(stats.queued_tokens as f64);
+        self.blocks.set(stats.blocks_total as f64);
+        self.blocks_used.set(stats.blocks_used as f64);
+        self.preemptions.increment(stats.preemptions.saturating_sub(self.preemptions_counted));
+        self.preemptions_counted = stats.preemptions;
+    }
+}

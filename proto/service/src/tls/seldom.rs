@@ -1,0 +1,24 @@
+//! Complaints that a peer could cause at will, made now and then only.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Between two complaints.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// When there was last a complaint.
+#[derive(Default)]
+pub(super) struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it is time for one; if so, it counts as made.
+    pub(super) fn may_speak(&self) -> bool {
+        let mut last = self.0.lock();
+        let due = last.is_none_or(|last| last.elapsed() >= PAUSE);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
