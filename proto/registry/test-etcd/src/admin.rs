@@ -44,6 +44,12 @@ impl Etcd {
         self.any().await.get(prefix, Some(options)).await.expect("an answer").count()
     }
 
+    /// How often the key was put since it came to be; 0 where it is not there.
+    pub async fn version(&self, key: &str) -> i64 {
+        let answer = self.any().await.get(key, None).await.expect("an answer");
+        answer.kvs().first().map_or(0, etcd_client::KeyValue::version)
+    }
+
     /// How many leases there are.
     pub async fn leases(&self) -> usize {
         self.any().await.leases().await.expect("an answer").leases().len()

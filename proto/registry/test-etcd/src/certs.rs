@@ -20,7 +20,7 @@ impl Certs {
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let ca = authority.self_signed(&key).expect("a certificate");
-        let certs = Self { folder: folder.to_owned() };
+        let certs = Self::of(folder);
         fs::write(certs.ca(), ca.pem()).expect("a file");
         let issuer = Issuer::new(authority, key);
         for (cert, key_file) in [(certs.path("server.pem"), certs.path("server-key.pem")), (certs.cert(), certs.key())] {
@@ -31,6 +31,11 @@ impl Certs {
             fs::write(key_file, key.serialize_pem()).expect("a file");
         }
         certs
+    }
+
+    /// The files that lie in the folder.
+    pub fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
     }
 
     /// The authority's certificate.

@@ -5,9 +5,11 @@
 
 mod admin;
 mod certs;
+mod link;
 mod node;
 
 pub use certs::Certs;
+pub use link::{Link, LinkState};
 
 use std::time::Duration;
 
@@ -57,6 +59,11 @@ impl Etcd {
         let scheme = if self.certs.is_some() { "etcds" } else { "etcd" };
         let addresses: Vec<_> = nodes.iter().map(|&node| self.nodes[node].address()).collect();
         format!("{scheme}://{}", addresses.join(","))
+    }
+
+    /// `HOST:PORT` of a node.
+    pub fn address(&self, node: usize) -> String {
+        self.nodes[node].address()
     }
 
     /// How many nodes there are.
