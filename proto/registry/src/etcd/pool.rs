@@ -84,6 +84,9 @@ impl Pool {
                 Err(_) => return Err(last),
             }
             sleep(PAUSE).await;
+            if Instant::now() >= until {
+                return Err(last);
+            }
         }
     }
 

@@ -46,19 +46,25 @@ async fn no_lease_ends_and_no_change_is_lost_or_repeated_when_leaders_are_killed
         }
         done.store(true, Ordering::Relaxed);
     };
-    let (made, ()) = join!(write, faults);
-    assert_eq!(soon(lease.settled()).await, LeaseState::Live);
-    again(|| store.commit(vec![], put("/last", "", lease.id()))).await.unwrap();
-    let mut seen = BTreeMap::new();
-    loop {
-        let change = next(&mut watch).await;
-        if change.key() == "/last" {
-            break;
+    let read = async {
+        let mut seen = BTreeMap::new();
+        loop {
+            let change = next(&mut watch).await;
+            if change.key() == "/last" {
+                return seen;
+            }
+            let newest = seen.last_key_value().map(|(revision, _)| *revision);
+            assert!(newest < Some(change.revision()), "{change:?} came after {newest:?}");
+            seen.insert(change.revision(), value(&change).to_owned());
         }
-        let newest = seen.last_key_value().map(|(revision, _)| *revision);
-        assert!(newest < Some(change.revision()), "{change:?} came after {newest:?}");
-        seen.insert(change.revision(), value(&change).to_owned());
-    }
+    };
+    let write = async {
+        let made = write.await;
+        again(|| store.commit(vec![], put("/last", "", lease.id()))).await.unwrap();
+        made
+    };
+    let (made, seen, ()) = join!(write, read, faults);
+    assert_eq!(soon(lease.settled()).await, LeaseState::Live);
     assert!(made.len() > 100, "{} commits were enough to see anything", made.len());
     for (revision, text) in &made {
         assert_eq!(seen.get(revision), Some(text), "of {revision:?}");
@@ -129,7 +135,8 @@ async fn watches_and_leases_outlive_an_etcd_that_is_away() {
     let there = again(|| registry.members()).await.unwrap().1.workers.contains_key("a");
     assert_eq!(state == LeaseState::Live, there, "what the holder learns is true");
     let anew = again(|| registry.lease(TTL)).await.unwrap();
-    again(|| registry.put_worker(anew.id(), &worker("b", 2))).await.unwrap();
+    let record = worker("b", 2);
+    again(|| registry.put_worker(anew.id(), &record)).await.unwrap();
     loop {
         // The first may have ended in between.
         if let Change::Put(entry) = next(&mut watch).await {

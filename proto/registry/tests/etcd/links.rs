@@ -65,7 +65,8 @@ async fn a_holder_whose_lease_ended_behind_a_cut_link_learns_it_and_registers_an
     link.set(LinkState::Whole);
     assert_eq!(soon(lease.settled()).await, LeaseState::Ended);
     let anew = again(|| cut_off.lease(TTL)).await.unwrap();
-    again(|| cut_off.put_worker(anew.id(), &worker("a", 2))).await.unwrap();
+    let record = worker("a", 2);
+    again(|| cut_off.put_worker(anew.id(), &record)).await.unwrap();
     assert_eq!(elsewhere.members().await.unwrap().1.workers["a"].memory_bytes, 2);
 }
 

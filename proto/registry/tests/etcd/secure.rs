@@ -77,7 +77,8 @@ async fn certificates_change_without_a_restart() {
     etcd.restart(0);
     etcd.ready().await;
     let lease = again(|| registry.lease(TTL)).await.unwrap();
-    again(|| registry.put_worker(lease.id(), &worker("a", 1))).await.unwrap();
+    let record = worker("a", 1);
+    again(|| registry.put_worker(lease.id(), &record)).await.unwrap();
     assert_eq!(next(&mut watch).await.key(), "/tessera/v1/workers/a");
 }
 
