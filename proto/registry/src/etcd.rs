@@ -13,20 +13,17 @@ pub use config::{EtcdConfig, EtcdConfigError, EtcdTls};
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{GetOptions, LeaseGrantOptions};
-use tokio::time::sleep;
+use etcd_client::{GetOptions, LeaseGrantOptions, PutOptions};
 
 use self::{
     commit::{answered_at, revision, text},
     failure::Failure,
     pool::Pool,
 };
-use crate::{Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write};
+use crate::{Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write, keys::LEASES};
 
 /// The largest listing that is read.
 const LARGEST: usize = 64 << 20;
-/// Before a lease that a server does not know is asked for again: the leader may be about to hear of it.
-const DOUBT: Duration = Duration::from_millis(50);
 
 /// Keeps records in etcd, 3.4 or newer.
 ///
@@ -49,10 +46,15 @@ impl EtcdStore {
         renewed.map(drop)
     }
 
+    /// Whether the lease is there, for certain. A leader that is new may deny a lease that it has yet to read of in its
+    /// log; a write is answered by the log itself, and goes with the lease.
     async fn is_there(&self, lease: LeaseId) -> Result<bool, Failure> {
-        let left = self.pool.ask(|client| async move { client.lease_client().time_to_live(lease.0, None).await }).await;
-        match left {
-            Ok((_, left)) => Ok(left.ttl() > 0),
+        let put = self.pool.ask(|client| async move {
+            let options = PutOptions::new().with_lease(lease.0);
+            client.kv_client().put(format!("{LEASES}{:x}", lease.0), "", Some(options)).await
+        });
+        match put.await {
+            Ok(_) => Ok(true),
             Err(Failure::NoLease) => Ok(false),
             Err(failure) => Err(failure),
         }
@@ -77,14 +79,14 @@ impl Store for EtcdStore {
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), RegistryError> {
         let renewed = match self.renew(lease).await {
-            Err(Failure::NoLease) => {
-                sleep(DOUBT).await;
-                match self.is_there(lease).await {
-                    Ok(true) => self.renew(lease).await,
-                    Ok(false) => Err(Failure::NoLease),
-                    Err(failure) => Err(failure),
-                }
-            }
+            Err(Failure::NoLease) => match self.is_there(lease).await {
+                Ok(true) => match self.renew(lease).await {
+                    Err(Failure::NoLease) => Err(Failure::Unknown("the leader does not know the lease yet".into())),
+                    renewed => renewed,
+                },
+                Ok(false) => Err(Failure::NoLease),
+                Err(failure) => Err(failure),
+            },
             renewed => renewed,
         };
         renewed.map_err(|failure| failure.into_error(Some(lease)))

@@ -9,6 +9,7 @@
 //! | `/tessera/v1/workers/ID` | [`WorkerRecord`] as JSON, under the worker's lease |
 //! | `/tessera/v1/claims/WORKER` | [`ClaimRecord`] as JSON, under the coordinator's lease |
 //! | `/tessera/v1/replicas/ID` | [`ReplicaRecord`] as JSON, under the coordinator's lease |
+//! | `/tessera/v1/leases/LEASE` | empty, under the lease: put only to make sure of a lease that a server of etcd's denied |
 //!
 //! Nothing else is written, and while nothing happens nothing is: leases are kept alive without a write. A user of
 //! etcd's needs to read and write `/tessera/v1/`.

@@ -90,7 +90,8 @@ async fn calls_and_watches_go_on_while_a_node_is_stopped() {
         etcd_goes_on(&etcd, node).await;
         for store in [old, store(&url)] {
             again(|| store.list("/")).await.unwrap();
-            let other = store.grant(TTL).await.unwrap();
+            // It ends only where it is revoked.
+            let other = store.grant(Duration::from_secs(600)).await.unwrap();
             store.keep_alive(other).await.unwrap();
             let made = store.commit(vec![], put("/a", "during", other)).await.unwrap();
             assert!(made.is_some());

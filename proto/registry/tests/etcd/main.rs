@@ -1,5 +1,7 @@
 //! The registry over real etcd: the facts of every store, and what happens when parts of etcd go.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic and say why")]
+
 mod conforms;
 mod faults;
 mod links;
