@@ -76,21 +76,20 @@ async fn no_lease_ends_and_no_change_is_lost_or_repeated_when_leaders_are_killed
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_and_watches_go_on_while_a_node_is_stopped() {
     let mut etcd = Etcd::start(3).await;
-    let keeper = registry(&etcd.url());
-    let lease = keeper.lease(TTL).await.unwrap();
     for node in 0..3 {
         // Everything that follows asks the stopped node first, over old connections and over new ones.
         let url = etcd.url_of(&[node, (node + 1) % 3, (node + 2) % 3]);
         let old = store(&url);
+        // A leader that wakes revokes what it takes for expired in the meantime, as etcd 3.4 does; not this one.
+        let lease = old.grant(Duration::from_secs(600)).await.unwrap();
         let (revision, _) = old.list("/").await.unwrap();
         let mut watch = old.watch("/", revision).await.unwrap();
-        old.commit(vec![], put("/a", "before", lease.id())).await.unwrap();
+        old.commit(vec![], put("/a", "before", lease)).await.unwrap();
         assert_eq!(value(&next(&mut watch).await), "before");
         etcd.pause(node);
         etcd_goes_on(&etcd, node).await;
         for store in [old, store(&url)] {
             again(|| store.list("/")).await.unwrap();
-            // It ends only where it is revoked.
             let other = store.grant(Duration::from_secs(600)).await.unwrap();
             store.keep_alive(other).await.unwrap();
             let made = store.commit(vec![], put("/a", "during", other)).await.unwrap();
@@ -102,7 +101,6 @@ async fn calls_and_watches_go_on_while_a_node_is_stopped() {
         etcd.resume(node);
         etcd.ready().await;
     }
-    assert_ne!(lease.state(), LeaseState::Ended);
 }
 
 /// Where the stopped node led, the others need a leader first.
