@@ -30,6 +30,9 @@ const LARGEST: usize = 64 << 20;
 /// Connections are made when something is asked, so the store may be made while etcd is away. Every call asks one
 /// endpoint after the other until one answers, and gives up after four seconds with [`RegistryError::Unavailable`].
 /// Watches go on over the loss of servers, leaders and all of etcd. TLS files are read again when they have changed.
+///
+/// A leader of etcd's that was stopped for longer than a lease may end that lease when it wakes, although another leader
+/// kept it (etcd-io/etcd#15247, mended in later 3.4 and 3.5). Its holder hears [`RegistryError::LeaseEnded`], as it must.
 #[derive(Clone)]
 pub struct EtcdStore {
     pool: Arc<Pool>,
