@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tessera-types", &[]),
     ("tessera-proto", &["tessera-types"]),
     ("tessera-registry", &["tessera-types"]),
+    ("tessera-test-etcd", &[]),
     ("tessera-service", &["tessera-types", "tessera-proto"]),
     ("tessera-prompt", &["tessera-types"]),
     ("tessera-engine", &["tessera-types"]),

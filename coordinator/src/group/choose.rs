@@ -41,14 +41,25 @@ impl Experience {
 pub(super) fn choose(members: &Membership, tp: usize, experience: &Experience) -> Result<Vec<WorkerRecord>, usize> {
     let ready = members.free_workers().filter(|worker| worker.state == WorkerState::Ready);
     let mut free: Vec<_> = ready.collect();
+    free.sort_by_key(|worker| experience.preference(worker));
+    let free = of_one_device(free, tp);
     if free.len() < tp {
         return Err(free.len());
     }
-    free.sort_by_key(|worker| experience.preference(worker));
     let reliable: Vec<_> = free.iter().copied().filter(|worker| !experience.doubtful.contains(&worker.id)).collect();
     let pool = if reliable.len() >= tp { reliable } else { free };
     let pool = one_host(&pool, tp, experience).unwrap_or(pool);
     Ok(by_rank(&pool, tp, experience))
+}
+
+/// Ranks that compute alike: the workers of the best one's device, or of the next that has enough.
+fn of_one_device(workers: Vec<&WorkerRecord>, tp: usize) -> Vec<&WorkerRecord> {
+    let devices = workers.iter().map(|worker| &worker.device);
+    let count = |device: &str| workers.iter().filter(|worker| worker.device == device).count();
+    let Some(device) = devices.clone().find(|device| count(device) >= tp).or(devices.max_by_key(|device| count(device))) else {
+        return workers;
+    };
+    workers.iter().copied().filter(|worker| worker.device == *device).collect()
 }
 
 /// The workers of the host that has enough and holds most; of equals, the host of the best worker.
@@ -126,6 +137,14 @@ mod tests {
         let members = members(&[("a", "x", None), ("b", "y", None), ("c", "y", None)]);
         assert_eq!(sorted(ids(choose(&members, 2, &Experience::default())).unwrap()), ["b", "c"]);
         assert_eq!(sorted(ids(choose(&members, 3, &Experience::default())).unwrap()), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn ranks_of_one_group_compute_on_one_kind_of_device() {
+        let mut members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
+        members.workers.get_mut("a").unwrap().device = "sim:h100".into();
+        assert_eq!(sorted(ids(choose(&members, 2, &Experience::default())).unwrap()), ["b", "c"]);
+        assert_eq!(ids(choose(&members, 3, &Experience::default())), Err(2));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line: what a user may say. Nothing here decides what it means.
 
+mod registry;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -7,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceArg;
+pub(crate) use registry::{IdentityArgs, RegistryArgs};
 pub(crate) use tls::{FrontTlsArgs, TlsArgs};
 
 /// Tessera serves Pixtral-12B, split by tensor parallelism over the shard workers of a replica.
@@ -38,6 +40,10 @@ pub(crate) enum Command {
     Coordinator(CoordinatorArgs),
     /// Run one shard worker alone: it loads the slice that a coordinator assigns to it.
     ShardWorker(ShardWorkerArgs),
+    /// Show a cluster: its replicas, their workers, and what they do.
+    Status(StatusArgs),
+    /// Take a worker or a whole replica out of a cluster without an error to anyone.
+    Drain(DrainArgs),
 }
 
 const UP_EXAMPLES: &str = "Examples:
@@ -88,6 +94,16 @@ pub(crate) enum DtypeArg {
     Bf16,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportArg {
+    /// Whatever fits.
+    Auto,
+    /// Shared memory.
+    Shm,
+    /// TCP, on the worker's port + 1000.
+    Tcp,
+}
+
 /// How one rank computes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ComputeArgs {
@@ -110,6 +126,12 @@ pub(crate) struct ReplicaArgs {
     /// Tensor parallel degree: shard workers of a replica (1, 2, 4 or 8).
     #[arg(long, value_name = "N", default_value_t = 1, env = "TESSERA_TP")]
     pub(crate) tp: u16,
+    /// Run on fewer workers (a half, a quarter) where there are not enough, and grow again when they come.
+    #[arg(long, env = "TESSERA_ELASTIC")]
+    pub(crate) elastic: bool,
+    /// What joins the ranks: shared memory where all are on one host and TCP otherwise, or always one of them.
+    #[arg(long, value_enum, default_value = "auto", env = "TESSERA_TRANSPORT")]
+    pub(crate) transport: TransportArg,
     /// What weights and cache are kept in.
     #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
     pub(crate) dtype: DtypeArg,
@@ -175,6 +197,36 @@ pub(crate) struct UpArgs {
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
     pub(crate) front: FrontArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again every second until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// A worker's or a replica's name, as `tessera status` shows it.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    /// Seconds that running requests may take to end before they are moved to another replica; the replica's own bound when
+    /// unset.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -239,8 +291,17 @@ pub(crate) struct RouterArgs {
     #[command(flatten)]
     pub(crate) front: FrontArgs,
     /// A coordinator's address; may be given several times.
-    #[arg(long = "replica", value_name = "ADDR", required = true, env = "TESSERA_REPLICA_ADDRESSES", value_delimiter = ',')]
+    #[arg(
+        long = "replica",
+        value_name = "ADDR",
+        required_unless_present = "registry",
+        conflicts_with = "registry",
+        env = "TESSERA_REPLICA_ADDRESSES",
+        value_delimiter = ','
+    )]
     pub(crate) replicas: Vec<String>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 }
@@ -254,9 +315,20 @@ pub(crate) struct CoordinatorArgs {
     /// Address for routers to call.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", env = "TESSERA_LISTEN")]
     pub(crate) listen: SocketAddr,
-    /// A shard worker's address; give at least tp of them.
-    #[arg(long = "worker", value_name = "ADDR", required = true, env = "TESSERA_WORKER_ADDRESSES", value_delimiter = ',')]
+    /// A shard worker's address; give at least tp of them, and each to one coordinator only.
+    #[arg(
+        long = "worker",
+        value_name = "ADDR",
+        required_unless_present = "registry",
+        conflicts_with = "registry",
+        env = "TESSERA_WORKER_ADDRESSES",
+        value_delimiter = ','
+    )]
     pub(crate) workers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
     #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS")]
     pub(crate) status: Option<SocketAddr>,
@@ -268,6 +340,10 @@ pub(crate) struct CoordinatorArgs {
 pub(crate) struct ShardWorkerArgs {
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     /// Address for the coordinator to call.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN")]
     pub(crate) listen: SocketAddr,

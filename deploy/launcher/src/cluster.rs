@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, ReplicaArgs, UpArgs},
+    cli::{
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TransportArg, UpArgs,
+    },
     device::DeviceArg,
     progress,
     settings::{self, Model},
@@ -33,7 +35,7 @@ impl LocalCluster {
     pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
         let model = Model::new(&args.model)?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
-        let registry = Registry::new(MemoryStore::new());
+        let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         let mut roles = JoinSet::new();
         let ranks = args.replica.tp * args.replicas;
         for _ in 0..ranks {
@@ -73,9 +75,19 @@ impl LocalCluster {
     pub(crate) async fn for_demo(model: &Path, tp: u16) -> Result<Self> {
         let args = UpArgs {
             model: ModelArgs { model: model.display().to_string(), load_format: LoadFormat::Auto, served_model_name: None },
-            replica: ReplicaArgs { tp, dtype: DtypeArg::Bf16, max_context: None, max_sequences: 16, step_tokens: 512, queue: 16 },
+            replica: ReplicaArgs {
+                tp,
+                elastic: false,
+                transport: TransportArg::Auto,
+                dtype: DtypeArg::Bf16,
+                max_context: None,
+                max_sequences: 16,
+                step_tokens: 512,
+                queue: 16,
+            },
             replicas: 1,
             compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20) },
+            registry: RegistryArgs::default(),
             front: FrontArgs {
                 grpc: LOOPBACK,
                 http: LOOPBACK,

@@ -7,9 +7,11 @@ mod client;
 mod cluster;
 mod demo;
 mod device;
+mod drain;
 mod progress;
 mod roles;
 mod settings;
+mod status;
 
 use std::process::ExitCode;
 
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
 /// Does what was asked; false where it went well and the answer is no.
 async fn run(command: Command) -> Result<bool> {
     let (service, filter) = match &command {
-        Command::Demo(_) | Command::Chat(_) | Command::Bench(_) => ("tessera", "error"),
+        Command::Demo(_) | Command::Chat(_) | Command::Bench(_) | Command::Status(_) | Command::Drain(_) => ("tessera", "error"),
         Command::Up(_) => ("tessera-up", "info"),
         Command::Router(_) => ("tessera-router", "info"),
         Command::Coordinator(_) => ("tessera-coordinator", "info"),
@@ -56,6 +58,8 @@ async fn run(command: Command) -> Result<bool> {
         Command::Router(args) => roles::router(args).await?,
         Command::Coordinator(args) => roles::coordinator(args).await?,
         Command::ShardWorker(args) => roles::shard_worker(args).await?,
+        Command::Status(args) => status::run(args).await?,
+        Command::Drain(args) => drain::run(args).await?,
     }
     Ok(true)
 }

@@ -18,7 +18,7 @@ use crate::{
     cli::{CoordinatorArgs, RouterArgs, ShardWorkerArgs, UpArgs},
     cluster::LocalCluster,
     progress,
-    settings::{self, Model},
+    settings::{self, Identity, Model},
 };
 
 /// Members given by hand stay as long as the process does.
@@ -35,28 +35,38 @@ pub(crate) async fn up(args: UpArgs) -> Result<()> {
 /// `tessera shard-worker`
 pub(crate) async fn shard_worker(args: ShardWorkerArgs) -> Result<()> {
     let stop = on_signal();
+    let registry = settings::registry(&args.registry)?;
+    let Identity { id, advertise, drain } = Identity::new("worker", &args.identity, args.listen)?;
+    let (tls, lease) = (settings::tls(&args.tls), args.registry.lease());
     let config = settings::shard_worker(&args.compute, args.listen, 1);
-    let worker = ShardWorker::bind(tessera_shard_worker::Config { tls: settings::tls(&args.tls), ..config }).await?;
+    let worker = ShardWorker::bind(tessera_shard_worker::Config { id, advertise, drain, tls, lease, ..config }).await?;
     let health = worker.health();
     let status = status(args.status, move || health.problem().map(str::to_owned)).await?;
     announce(&format!("ready listen={}{}", worker.record().address, status.line))?;
-    Ok(worker.run(None, stop).await?)
+    Ok(worker.run(registry, stop).await?)
 }
 
 /// `tessera coordinator`
 pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let stop = on_signal();
     let model = Model::new(&args.model)?;
-    let registry = Registry::new(MemoryStore::new());
     let tls = settings::tls(&args.tls);
-    let _members = static_workers(&registry, &args.workers, tls.is_some()).await?;
-    let config = settings::coordinator(&args.replica, &model, args.listen);
-    let coordinator = Coordinator::bind(tessera_coordinator::Config { tls, ..config }, registry).await?;
+    let registry = settings::registry(&args.registry)?;
+    let by_hand = registry.is_none();
+    let registry = registry.unwrap_or_else(|| Registry::new(MemoryStore::new()));
+    let _members = if by_hand { Some(static_workers(&registry, &args.workers, tls.is_some()).await?) } else { None };
+    let Identity { id: replica, advertise, drain } = Identity::new("replica", &args.identity, args.listen)?;
+    let mut config = settings::coordinator(&args.replica, &model, args.listen);
+    (config.timeouts.lease, config.timeouts.drain) = (args.registry.lease(), drain);
+    let coordinator = Coordinator::bind(tessera_coordinator::Config { replica, advertise, tls, ..config }, registry).await?;
     let (address, group, health) = (coordinator.uri(), coordinator.group(), coordinator.health());
     let seen = group.clone();
     let status = status(args.status, move || coordinator_problem(&seen.borrow(), &health)).await?;
     let ready = async {
-        progress::until_ready(group).await?;
+        // With a registry it may be a spare for days: it is ready when it may be found.
+        if by_hand {
+            progress::until_ready(group).await?;
+        }
         announce(&format!("ready listen={address}{}", status.line))?;
         // The coordinator's own end is what counts from here.
         std::future::pending::<Result<()>>().await
@@ -72,9 +82,12 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
 pub(crate) async fn router(args: RouterArgs) -> Result<()> {
     let stop = on_signal();
     let model = Model::new(&args.model)?;
-    let registry = Registry::new(MemoryStore::new());
     let tls = settings::tls(&args.tls);
-    let _members = static_replicas(&registry, &args.replicas, &model.name, tls.is_some()).await?;
+    let registry = settings::registry(&args.registry)?;
+    let by_hand = registry.is_none();
+    let registry = registry.unwrap_or_else(|| Registry::new(MemoryStore::new()));
+    let _members =
+        if by_hand { Some(static_replicas(&registry, &args.replicas, &model.name, tls.is_some()).await?) } else { None };
     let config = RouterConfig { tls, ..settings::router(&args.front, &model, None)? };
     let router = tessera_router::run(config, registry, stop).await?;
     announce(&format!("ready grpc={} http={}", router.grpc_uri(), router.http_uri()))?;

@@ -9,13 +9,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
 use tessera_shard_worker::DeviceConfig;
 use tessera_types::ModelSpec;
 
 use crate::{
-    cli::{ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, ReplicaArgs, TlsArgs},
+    cli::{
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TlsArgs,
+        TransportArg,
+    },
     device::DeviceArg,
 };
 
@@ -104,6 +108,52 @@ fn device(args: &ComputeArgs, ranks: u16) -> DeviceConfig {
     }
 }
 
+/// The registry that is named, if one is.
+pub(crate) fn registry(args: &RegistryArgs) -> Result<Option<Registry>> {
+    let Some(url) = &args.registry else { return Ok(None) };
+    let password = match &args.registry_password_file {
+        Some(file) => Some(fs::read_to_string(file).with_context(|| format!("cannot read the password in {}", file.display()))?),
+        None => None,
+    };
+    let config = EtcdConfig::parse(url)?.with_user(args.registry_user.clone(), password)?.with_tls(
+        args.registry_ca.clone(),
+        args.registry_cert.clone(),
+        args.registry_key.clone(),
+    )?;
+    Ok(Some(Registry::new(EtcdStore::new(config))))
+}
+
+/// The registry that must be named.
+pub(crate) fn named_registry(args: &RegistryArgs) -> Result<Registry> {
+    registry(args)?.context("say where the cluster meets: --registry etcd://HOST:PORT")
+}
+
+/// What a role is known by: as asked, or by host and port.
+pub(crate) struct Identity {
+    pub(crate) id: String,
+    pub(crate) advertise: Option<String>,
+    pub(crate) drain: Duration,
+}
+
+impl Identity {
+    pub(crate) fn new(role: &str, args: &IdentityArgs, listen: SocketAddr) -> Result<Self> {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot tell this host's name")?;
+        let (host, port) = (host.trim(), listen.port());
+        let advertise = match &args.advertise {
+            None if listen.ip().is_unspecified() && port != 0 => Some(format!("{host}:{port}")),
+            given => given.clone(),
+        };
+        let id = match (&args.id, port) {
+            (Some(id), _) => id.clone(),
+            // No port to be known by.
+            (None, 0) => unique(role),
+            (None, port) => format!("{role}-{host}-{port}"),
+        };
+        anyhow::ensure!(!id.is_empty() && !id.contains('/'), "--id `{id}` must be a name without `/`");
+        Ok(Self { id, advertise, drain: Duration::from_secs(args.drain_timeout) })
+    }
+}
+
 /// A coordinator's configuration.
 pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr) -> tessera_coordinator::Config {
     let source = match &model.source {
@@ -115,6 +165,12 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
         dtype: match args.dtype {
             DtypeArg::F32 => "f32".into(),
             DtypeArg::Bf16 => "bf16".into(),
+        },
+        elastic: args.elastic,
+        transport: match args.transport {
+            TransportArg::Auto => tessera_coordinator::Transport::Auto,
+            TransportArg::Shm => tessera_coordinator::Transport::Shm,
+            TransportArg::Tcp => tessera_coordinator::Transport::Tcp,
         },
         max_context: args.max_context,
         max_sequences: args.max_sequences as usize,

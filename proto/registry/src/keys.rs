@@ -7,3 +7,5 @@ pub(crate) const WORKERS: &str = "/tessera/v1/workers/";
 pub(crate) const CLAIMS: &str = "/tessera/v1/claims/";
 /// Before a replica's id.
 pub(crate) const REPLICAS: &str = "/tessera/v1/replicas/";
+/// Before a lease's id, in hexadecimal.
+pub(crate) const LEASES: &str = "/tessera/v1/leases/";

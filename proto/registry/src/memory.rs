@@ -9,10 +9,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::{Change, Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write, state::State};
+use crate::{
+    Change, Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write,
+    state::State,
+    store::{WATCH_BUFFER, tell},
+};
 
-/// Changes a watcher may fall behind.
-const WATCH_BUFFER: usize = 1024;
 /// How often leases are looked after.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -74,18 +76,8 @@ impl Inner {
 impl Watcher {
     /// Whether the watcher is still there and kept up.
     fn tell(&self, changes: &[Change]) -> bool {
-        let wanted = changes.iter().filter(|change| change.key().starts_with(&self.prefix));
-        for change in wanted {
-            // The last place is kept for saying that the watch fell behind.
-            if self.sender.capacity() <= 1 {
-                let _ = self.sender.try_send(Err(RegistryError::Behind));
-                return false;
-            }
-            if self.sender.try_send(Ok(change.clone())).is_err() {
-                return false;
-            }
-        }
-        !self.sender.is_closed()
+        let mut wanted = changes.iter().filter(|change| change.key().starts_with(&self.prefix)).cloned();
+        wanted.all(|change| tell(&self.sender, change)) && !self.sender.is_closed()
     }
 }
 

@@ -6,6 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+/// Changes a watcher may fall behind.
+pub(crate) const WATCH_BUFFER: usize = 1024;
+
 /// A lease: keys put under it go when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub i64);
@@ -112,13 +115,25 @@ pub enum RegistryError {
     /// A worker that was to be claimed is gone, or claimed by another.
     #[error("a worker is gone or claimed already")]
     Taken,
-    /// The store cannot be reached.
+    /// The store refuses: a wrong password, a user without the right to these keys.
+    #[error("the registry denies access: {0}")]
+    Denied(String),
+    /// The store cannot be reached, or did not say whether it did what was asked.
     #[error("the registry cannot be reached: {0}")]
     Unavailable(String),
 }
 
 /// Changes under a prefix, in order. Bounded: a reader that falls behind gets [`RegistryError::Behind`] and the end.
 pub type Watch = mpsc::Receiver<Result<Change, RegistryError>>;
+
+/// Puts a change into a watch; `false` when the watch is over. The last place is kept for saying that it fell behind.
+pub(crate) fn tell(watch: &mpsc::Sender<Result<Change, RegistryError>>, change: Change) -> bool {
+    if watch.capacity() <= 1 {
+        let _ = watch.try_send(Err(RegistryError::Behind));
+        return false;
+    }
+    watch.try_send(Ok(change)).is_ok()
+}
 
 /// A store of keys under leases. A [`crate::Registry`] bounds every call in time.
 #[async_trait]
@@ -132,12 +147,13 @@ pub trait Store: Send + Sync {
     /// Ends the lease and takes its keys away.
     async fn revoke(&self, lease: LeaseId) -> Result<(), RegistryError>;
 
-    /// Makes all writes in one revision if every condition holds; `None` if one does not.
+    /// Makes all writes in one revision if every condition holds; `None` if one does not, and nothing was written.
+    /// After [`RegistryError::Unavailable`] the writes may have been made, or may be made soon: look at the keys.
     async fn commit(&self, conditions: Vec<Compare>, writes: Vec<Write>) -> Result<Option<Revision>, RegistryError>;
 
     /// All keys with the prefix, in order, as of a revision.
     async fn list(&self, prefix: &str) -> Result<(Revision, Vec<Entry>), RegistryError>;
 
-    /// All changes under the prefix after a revision.
+    /// All changes under the prefix after a revision. A store that is away for a while does not end a watch.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, RegistryError>;
 }

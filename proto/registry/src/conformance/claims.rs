@@ -34,7 +34,8 @@ async fn a_claims_epoch_is_the_revision_that_made_it(registry: Registry) {
     let epoch = registry.claim(lease.id(), "r", &names(&["a", "b"])).await.expect("a claim");
     let (revision, entries) = registry.store().list("/tessera/v1/claims/").await.expect("a list");
     assert_eq!(entries.iter().map(|entry| entry.created).collect::<Vec<_>>(), [Revision(epoch.0); 2]);
-    assert_eq!(revision, Revision(epoch.0));
+    // Others may write to the same store.
+    assert!(revision >= Revision(epoch.0), "{revision:?} is before {epoch}");
 }
 
 async fn concurrent_claims_of_one_group_have_one_winner(registry: Registry) {
