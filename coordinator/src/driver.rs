@@ -45,6 +45,7 @@ pub(crate) struct Driver {
     alone_since: Option<Instant>,
     draining_since: Option<Instant>,
     preemptions: u64,
+    prefix_hit_tokens: u64,
 }
 
 /// What a driver is connected to.
@@ -75,6 +76,7 @@ impl Driver {
             alone_since: Some(Instant::now()),
             draining_since: None,
             preemptions: 0,
+            prefix_hit_tokens: 0,
         })
     }
 
@@ -265,6 +267,8 @@ impl Driver {
         metrics::gauge!(names::KV_BLOCKS_USED).set(stats.blocks_used as f64);
         metrics::counter!(names::PREEMPTIONS_TOTAL).increment(stats.preemptions - self.preemptions);
         self.preemptions = stats.preemptions;
+        metrics::counter!(names::PREFIX_CACHE_HIT_TOKENS_TOTAL).increment(stats.prefix_hit_tokens - self.prefix_hit_tokens);
+        self.prefix_hit_tokens = stats.prefix_hit_tokens;
         self.state.send_if_modified(|state| {
             let changed = *state != now;
             *state = now;

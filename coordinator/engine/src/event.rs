@@ -38,6 +38,8 @@ pub enum Event {
         request: RequestNumber,
         /// Where its time went.
         timings: RequestTimings,
+        /// Prompt tokens whose keys and values its first sequence found in the cache.
+        cached_prompt_tokens: usize,
     },
 }
 
