@@ -79,8 +79,7 @@ impl BlockPool {
     /// Makes a block that is held and full known by its name. Where another has the name already, that one keeps it.
     pub(crate) fn name(&self, id: BlockId, name: PrefixHash) {
         let mut blocks = lock(&self.blocks);
-        if !blocks.named.contains_key(&name) {
-            blocks.named.insert(name, id);
+        if *blocks.named.entry(name).or_insert(id) == id {
             blocks.slots[id.0 as usize].name = Some(name);
         }
     }
