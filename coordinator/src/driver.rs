@@ -201,7 +201,9 @@ impl Driver {
         self.last_loss = loss.to_string();
         self.state.send_modify(|state| state.workers.clear());
         self.alone_since = Some(Instant::now());
-        self.health.enter(Phase::Starting);
+        if self.draining_since.is_none() {
+            self.health.enter(Phase::Starting);
+        }
         self.group.send_replace(GroupState::Lost { problem: loss.to_string() });
         self.keep_house();
     }

@@ -13,6 +13,8 @@ pub(crate) struct Metrics {
     blocks_used: Gauge,
     preemptions: Counter,
     preemptions_counted: u64,
+    prefix_hits: Counter,
+    prefix_hits_counted: u64,
 }
 
 impl Metrics {
@@ -26,6 +28,8 @@ impl Metrics {
             blocks_used: gauge(names::KV_BLOCKS_USED),
             preemptions: counter!(names::PREEMPTIONS_TOTAL),
             preemptions_counted: 0,
+            prefix_hits: counter!(names::PREFIX_CACHE_HIT_TOKENS_TOTAL),
+            prefix_hits_counted: 0,
         }
     }
 
@@ -38,5 +42,7 @@ impl Metrics {
         self.blocks_used.set(stats.blocks_used as f64);
         self.preemptions.increment(stats.preemptions.saturating_sub(self.preemptions_counted));
         self.preemptions_counted = stats.preemptions;
+        self.prefix_hits.increment(stats.prefix_hit_tokens.saturating_sub(self.prefix_hits_counted));
+        self.prefix_hits_counted = stats.prefix_hit_tokens;
     }
 }

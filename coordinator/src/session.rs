@@ -106,8 +106,8 @@ impl Sessions {
                 WireEvent::PromptLogprobs(wire::PromptLogprobs { index, start: entry.start, tokens })
             }),
             Event::Finished { sequence, reason } => return self.finished(sequence, reason),
-            Event::RequestFinished { request, timings } => {
-                self.send(request, Ok(WireEvent::Timings(wire_timings(timings))));
+            Event::RequestFinished { request, timings, cached_prompt_tokens } => {
+                self.send(request, Ok(WireEvent::Timings(wire_timings(timings, cached_prompt_tokens))));
                 self.close(request);
             }
         }
@@ -165,11 +165,12 @@ impl Sessions {
     }
 }
 
-fn wire_timings(timings: RequestTimings) -> wire::Timings {
+fn wire_timings(timings: RequestTimings, cached_prompt_tokens: usize) -> wire::Timings {
     wire::Timings {
         queue_us: timings.queue.as_micros() as u64,
         encode_us: timings.encode.as_micros() as u64,
         prefill_us: timings.prefill.as_micros() as u64,
         decode_us: timings.decode.as_micros() as u64,
+        cached_prompt_tokens: cached_prompt_tokens as u32,
     }
 }

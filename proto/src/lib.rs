@@ -23,5 +23,8 @@ pub mod internal {
 /// Descriptors of every service, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// The metadata of a `Run` that names its group's epoch.
+pub const EPOCH_METADATA: &str = "tessera-epoch";
+
 /// The largest message any Tessera service takes: a step plan or request with many images' pixels in it.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;

@@ -74,6 +74,8 @@ pub(crate) enum FinishReason {
 pub(crate) struct Usage {
     /// Image tokens included.
     pub(crate) prompt_tokens: u32,
+    /// Of the prompt's tokens, those that the replica did not have to compute.
+    pub(crate) cached_prompt_tokens: u32,
     /// Of all sequences, stop tokens included.
     pub(crate) generated_tokens: u32,
     /// Of the prompt's tokens, images'.

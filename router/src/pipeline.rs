@@ -84,6 +84,7 @@ impl Prepared {
             images: self.images.len() as u32,
             timings: self.timings,
             generated_tokens: 0,
+            cached_prompt_tokens: 0,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The replicas this router knows: how busy each one is, and which one takes the next request.
 
+mod choose;
 mod poll;
+mod prefixes;
 mod watch;
 
 use std::sync::{
@@ -8,19 +10,25 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tessera_proto::{
     MAX_MESSAGE_BYTES,
     internal::{GetInfoResponse, coordinator_client::CoordinatorClient},
 };
 use tessera_registry::ReplicaRecord;
 use tessera_service::{PeerError, Tls, peer};
+use tessera_types::PrefixHash;
 use tokio::{
     sync::watch as channel,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
+
+use self::{
+    choose::{Candidate, choose},
+    prefixes::Prefixes,
+};
 
 pub(crate) use self::watch::follow;
 
@@ -46,6 +54,7 @@ pub(crate) struct Replica {
     sent_tokens: AtomicU64,
     /// 0 while unknown.
     max_context: AtomicU32,
+    prefixes: Mutex<Prefixes>,
     forgotten: CancellationToken,
 }
 
@@ -60,12 +69,14 @@ impl Replicas {
         Arc::new(Self { known: RwLock::default(), tls, changes: channel::Sender::new(0) })
     }
 
-    /// The ready replica with the least to do that holds `context` tokens and is not among `tried`; of equals, any.
-    pub(crate) fn pick(&self, context: usize, tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
+    /// A ready replica that holds `context` tokens and is not among `tried`: the one with the longest part of `prompt`
+    /// in its cache, unless others have much less to do.
+    pub(crate) fn pick(&self, context: usize, prompt: &[PrefixHash], tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
         let known = self.known.read();
         let fit = known.iter().filter(|replica| replica.is_ready() && replica.context() >= context);
-        let fit = fit.filter(|replica| !tried.iter().any(|other| Arc::ptr_eq(other, replica)));
-        fit.min_by_key(|replica| (replica.load(), rand::random::<u8>())).cloned()
+        let fit: Vec<_> = fit.filter(|replica| !tried.iter().any(|other| Arc::ptr_eq(other, replica))).collect();
+        let candidates: Vec<_> = fit.iter().map(|replica| replica.candidate(prompt)).collect();
+        choose(&candidates, |below| rand::random_range(..below)).map(|at| fit[at].clone())
     }
 
     /// Waits until something about a replica changes, at most until `by`.
@@ -149,6 +160,7 @@ impl Replica {
             queued_tokens: AtomicU64::new(0),
             sent_tokens: AtomicU64::new(0),
             max_context: AtomicU32::new(0),
+            prefixes: Mutex::default(),
             forgotten: CancellationToken::new(),
         })
     }
@@ -167,6 +179,11 @@ impl Replica {
     pub(crate) fn begin(self: &Arc<Self>, tokens: u64) -> Load {
         self.sent_tokens.fetch_add(tokens, Relaxed);
         Load { replica: self.clone(), tokens }
+    }
+
+    /// Notes that it was sent a prompt, which it will have in its cache.
+    pub(crate) fn remember(&self, prompt: &[PrefixHash]) {
+        self.prefixes.lock().remember(prompt);
     }
 
     /// Not to be chosen until it has answered again.
@@ -190,6 +207,10 @@ impl Replica {
         }
     }
 
+    fn candidate(&self, prompt: &[PrefixHash]) -> Candidate {
+        Candidate { matched: self.prefixes.lock().matched(prompt), load: self.load() }
+    }
+
     fn load(&self) -> u64 {
         self.queued_tokens.load(Relaxed) + self.sent_tokens.load(Relaxed)
     }
@@ -198,6 +219,7 @@ impl Replica {
     fn note(&self, info: &GetInfoResponse) -> bool {
         self.queued_tokens.store(info.queued_tokens, Relaxed);
         self.max_context.store(info.max_context, Relaxed);
+        self.prefixes.lock().note(info.epoch, info.kv_blocks);
         self.ready.swap(info.ready, Relaxed) != info.ready
     }
 }

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tessera_proto::internal::{self as wire, generate_event::Event as WireEvent};
-use tessera_types::{SamplingParams, TokenId, TokenLogprob};
+use tessera_types::{PrefixHash, SamplingParams, TokenId, TokenLogprob};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -39,6 +39,8 @@ const TIMINGS_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct Session {
     prepared: Prepared,
     replicas: Arc<Replicas>,
+    /// The prompt's blocks, by which a replica is chosen.
+    prefix: Vec<PrefixHash>,
     patience: Patience,
     tally: Tally,
     sequences: Vec<Sequence>,
@@ -53,6 +55,7 @@ pub(crate) struct Session {
     deadline: Pin<Box<Sleep>>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     generated_tokens: u32,
+    cached_prompt_tokens: u32,
     timings: Timings,
     ended: bool,
 }
@@ -73,9 +76,11 @@ impl Session {
         let sequences: Vec<_> = resolved.sequences.iter().enumerate().map(sequence).collect();
         let deadline = Box::pin(sleep_until(prepared.deadline));
         let timings = prepared.timings;
+        let prefix = PrefixHash::of_prompt(&prepared.tokens, &prepared.images);
         let mut session = Self {
             prepared,
             replicas,
+            prefix,
             patience,
             tally,
             last_tokens: vec![None; sequences.len()],
@@ -89,6 +94,7 @@ impl Session {
             deadline,
             closing: Box::pin(closing.cancelled_owned()),
             generated_tokens: 0,
+            cached_prompt_tokens: 0,
             timings,
             ended: false,
         };
@@ -168,6 +174,7 @@ impl Session {
                 self.timings.encode_us = timings.encode_us;
                 self.timings.prefill_us = timings.prefill_us;
                 self.timings.decode_us = timings.decode_us;
+                self.cached_prompt_tokens = timings.cached_prompt_tokens;
                 // They come last.
                 if self.all_finished() {
                     self.end();
@@ -269,7 +276,12 @@ impl Session {
         self.upstream = None;
         self.ended = true;
         self.timings.total_us = self.prepared.elapsed_us();
-        let usage = Usage { generated_tokens: self.generated_tokens, timings: self.timings, ..self.prepared.usage() };
+        let usage = Usage {
+            generated_tokens: self.generated_tokens,
+            cached_prompt_tokens: self.cached_prompt_tokens,
+            timings: self.timings,
+            ..self.prepared.usage()
+        };
         self.tally.done(&usage);
         self.ready.push_back(Event::Usage(usage));
     }

@@ -71,6 +71,7 @@ impl Life {
 
     /// Until the lease is lost or the worker ends.
     async fn keep(&mut self, registry: &Registry, record: &mut WorkerRecord, lease: Kept) {
+        let mut out_of_date = false;
         loop {
             let draining = record.state == WorkerState::Draining;
             tokio::select! {
@@ -84,11 +85,11 @@ impl Life {
                 () = self.draining.cancelled(), if !draining => {}
                 Ok(()) = self.left.changed() => self.give_back(registry, &record.id).await,
                 Ok(()) = self.inventory.changed() => {}
+                () = sleep(RETRY), if out_of_date => {}
             }
-            if self.bring_up_to_date(record)
-                && let Err(error) = bounded(registry.put_worker(lease.id(), record)).await
-            {
-                warn!(%error, "the record is out of date");
+            if self.bring_up_to_date(record) || out_of_date {
+                let put = bounded(registry.put_worker(lease.id(), record)).await;
+                out_of_date = put.inspect_err(|error| warn!(%error, "the record is out of date")).is_err();
             }
         }
     }

@@ -26,9 +26,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Passes plans to the device thread until either direction of the stream ends.
-    pub(crate) async fn follow(self, mut plans: Streaming<wire::StepPlan>) {
-        let mut epoch = None;
+    /// Passes plans to the device thread until either direction of the stream ends. The group whose run it is may be
+    /// told before any plan is.
+    pub(crate) async fn follow(self, mut plans: Streaming<wire::StepPlan>, mut epoch: Option<Epoch>) {
         tokio::select! {
             () = self.pass_on(&mut plans, &mut epoch) => {}
             () = self.answers.closed() => debug!("the coordinator takes no more results"),

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tessera_proto::internal::{self as wire, shard_worker_server};
+use tessera_proto::{
+    EPOCH_METADATA,
+    internal::{self as wire, shard_worker_server},
+};
 use tessera_service::trace_context;
 use tessera_types::Epoch;
 use tokio::sync::{mpsc, watch};
@@ -63,9 +66,10 @@ impl shard_worker_server::ShardWorker for Service {
         let (answers, results) = mpsc::channel(ANSWERS);
         let span = info_span!("run");
         trace_context::adopt_metadata(&span, request.metadata());
+        let epoch = request.metadata().get(EPOCH_METADATA).and_then(|epoch| epoch.to_str().ok()?.parse().ok()).map(Epoch);
         let (commands, fence, work, left) = (self.commands.clone(), self.fence.clone(), self.work.clone(), self.left.clone());
         let run = Run { commands, fence, work, left, answers, span };
-        tokio::spawn(run.follow(request.into_inner()));
+        tokio::spawn(run.follow(request.into_inner(), epoch));
         Ok(Response::new(Box::pin(ReceiverStream::new(results))))
     }
 

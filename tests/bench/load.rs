@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::Rng;
 use tessera_proto::v1;
 use tessera_tests::Cluster;
 
@@ -18,9 +18,8 @@ pub(crate) struct Rates {
 
 /// Runs one request alone, then `streams` at once.
 pub(crate) async fn measure(cluster: &Cluster, prompt: usize, output: u32, streams: usize) -> Result<Rates> {
-    let alone = timings(cluster, prompt, output, 0).await?;
-    let each = |seed: usize| timings(cluster, 16, output, seed as u64);
-    let all = try_join_all((0..streams).map(each)).await?;
+    let alone = timings(cluster, prompt, output).await?;
+    let all = try_join_all((0..streams).map(|_| timings(cluster, 16, output))).await?;
     let rate = |tokens: f64, us: u64| tokens / (us as f64 / 1e6);
     Ok(Rates {
         prefill: rate(prompt as f64, alone.prefill_us),
@@ -29,9 +28,9 @@ pub(crate) async fn measure(cluster: &Cluster, prompt: usize, output: u32, strea
     })
 }
 
-async fn timings(cluster: &Cluster, prompt: usize, output: u32, seed: u64) -> Result<v1::Timings> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let ids = (0..prompt).map(|_| rng.random_range(1000..30_000)).collect();
+async fn timings(cluster: &Cluster, prompt: usize, output: u32) -> Result<v1::Timings> {
+    // Never the same, so that nothing of it is cached.
+    let ids = (0..prompt).map(|_| rand::rng().random_range(1000..30_000)).collect();
     let request = v1::GenerateRequest {
         input: Some(v1::generate_request::Input::Tokens(v1::TokenInput { ids, images: vec![] })),
         sampling: Some(v1::Sampling {

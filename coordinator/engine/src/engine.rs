@@ -6,7 +6,7 @@ mod schedule;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use tessera_types::{Epoch, SequenceId, StepId};
+use tessera_types::{Epoch, PrefixHash, SequenceId, StepId};
 
 pub use self::apply::OutputError;
 use crate::blocks::BlockPool;
@@ -41,6 +41,7 @@ pub struct Engine {
     last_request: u64,
     admissions: u64,
     preemptions: u64,
+    prefix_hit_tokens: u64,
 }
 
 impl Engine {
@@ -64,6 +65,7 @@ impl Engine {
             last_request: 0,
             admissions: 0,
             preemptions: 0,
+            prefix_hit_tokens: 0,
             config,
         })
     }
@@ -86,6 +88,8 @@ impl Engine {
         self.last_sequence += live.len() as u64;
         let queue_position = live.first().map_or(0, |&id| self.queue.before(Place::new(new.priority, id)));
         self.deadlines.extend(new.deadline.map(|deadline| (deadline, request)));
+        let names = PrefixHash::of_prompt(&new.prompt, &new.images);
+        let images = new.images.clone();
         self.requests.insert(
             request,
             Request {
@@ -93,23 +97,26 @@ impl Engine {
                 pixels: new.pixels.into_iter().map(|image| (image.key, image)).collect(),
                 deadline: new.deadline,
                 live: live.clone(),
-                stamps: Stamps { submitted: now, scheduled: None, first_token: None, encode: Duration::ZERO },
+                stamps: Stamps::new(now),
             },
         );
         let room = self.config.context() - new.prompt.len();
         for (&id, NewSequence { sampling, generated }) in live.iter().zip(new.sequences) {
             let place = Place::new(new.priority, id);
-            let sequence = Sequence {
+            let mut sequence = Sequence {
                 request,
                 prompt: new.prompt.clone(),
                 max_new: room.min(sampling.max_new_tokens as usize),
+                room,
                 generated,
+                names: names.clone(),
                 sampling,
                 standing: Standing::Waiting(place),
                 in_flight: 0,
                 next_prompt_logprob: 1,
                 held: Held::default(),
             };
+            sequence.name_blocks(&images);
             // A resumed sequence may have had its last token already.
             let end = sequence.end();
             self.sequences.insert(id, sequence);
@@ -157,9 +164,8 @@ impl Engine {
         let mut over = Vec::new();
         for (&id, sequence) in &mut self.sequences {
             sequence.in_flight = 0;
-            sequence.max_new = sequence.max_new.min(context.saturating_sub(sequence.prompt.len()));
-            let reason = if sequence.max_new == 0 { Some(FinishReason::CacheTooSmall) } else { sequence.end() };
-            over.extend(reason.map(|reason| (id, reason)));
+            sequence.room = context.saturating_sub(sequence.prompt.len());
+            over.extend(sequence.end().map(|reason| (id, reason)));
         }
         over.sort_unstable_by_key(|(id, _)| *id);
         over.into_iter().for_each(|(id, reason)| self.finish(now, id, reason));
@@ -186,6 +192,7 @@ impl Engine {
             encoder_tokens: self.encoder.used(),
             in_flight: self.in_flight.len(),
             preemptions: self.preemptions,
+            prefix_hit_tokens: self.prefix_hit_tokens,
         }
     }
 
@@ -207,7 +214,8 @@ impl Engine {
         let Some(request) = self.requests.get_mut(&number) else { return };
         request.live.retain(|&live| live != id);
         if request.live.is_empty() {
-            self.events.push(Event::RequestFinished { request: number, timings: request.stamps.timings(now) });
+            let (timings, cached_prompt_tokens) = (request.stamps.timings(now), request.stamps.cached);
+            self.events.push(Event::RequestFinished { request: number, timings, cached_prompt_tokens });
             if let Some(deadline) = request.deadline {
                 self.deadlines.remove(&(deadline, number));
             }

@@ -38,6 +38,8 @@ pub enum Event {
         request: RequestNumber,
         /// Where its time went.
         timings: RequestTimings,
+        /// Prompt tokens whose keys and values its first sequence found in the cache.
+        cached_prompt_tokens: usize,
     },
 }
 
@@ -52,7 +54,7 @@ pub enum FinishReason {
     Cancelled,
     /// Its request's deadline passed.
     DeadlineExceeded,
-    /// The group was re-formed with a smaller cache, in which it can never finish.
+    /// The group was re-formed with a smaller cache, which the sequence has filled before it was done.
     CacheTooSmall,
     /// The model gave no numbers to choose a token from.
     Broken,

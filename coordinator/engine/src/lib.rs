@@ -6,6 +6,9 @@
 //! Priority and arrival order the waiting queue. Once admitted, a sequence is served by the order of admission alone:
 //! when blocks run out the newest gives way and is later recomputed, the oldest never does, so whatever was admitted
 //! finishes.
+//!
+//! Full blocks of the paged cache are found again by what is in them: a sequence that begins like another one starts
+//! behind what the cache has of that beginning.
 
 mod blocks;
 mod config;

@@ -143,9 +143,23 @@ pub(crate) struct Stamps {
     pub(crate) scheduled: Option<Duration>,
     pub(crate) first_token: Option<Duration>,
     pub(crate) encode: Duration,
+    /// Prompt tokens that the cache had when the first sequence was admitted.
+    pub(crate) cached: usize,
 }
 
 impl Stamps {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self { submitted: now, scheduled: None, first_token: None, encode: Duration::ZERO, cached: 0 }
+    }
+
+    /// Notes an admission with `cached` prompt tokens in the cache; only the first counts.
+    pub(crate) fn admit(&mut self, now: Duration, cached: usize) {
+        if self.scheduled.is_none() {
+            self.scheduled = Some(now);
+            self.cached = cached;
+        }
+    }
+
     pub(crate) fn timings(&self, now: Duration) -> RequestTimings {
         let scheduled = self.scheduled.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tessera_types::{BlockId, PlacedImage, SamplingParams, SequenceId, SequenceStart, TokenId};
+use tessera_types::{BLOCK_TOKENS, BlockId, PlacedImage, PrefixHash, SamplingParams, SequenceId, SequenceStart, TokenId};
 
 use crate::blocks::{Block, blocks_for};
 use crate::event::{FinishReason, RequestNumber};
@@ -25,9 +25,13 @@ pub(crate) struct Sequence {
     pub(crate) request: RequestNumber,
     pub(crate) prompt: Arc<[TokenId]>,
     pub(crate) generated: Vec<TokenId>,
+    /// The names of its full blocks, as far as its tokens are known.
+    pub(crate) names: Vec<PrefixHash>,
     pub(crate) sampling: SamplingParams,
     /// Tokens to generate at most, the context considered.
     pub(crate) max_new: usize,
+    /// Tokens that the present group's cache has room for; less than `max_new` only once a group was re-formed smaller.
+    pub(crate) room: usize,
     pub(crate) standing: Standing,
     /// Tokens that the ranks are choosing in plans whose output has not come.
     pub(crate) in_flight: usize,
@@ -47,7 +51,9 @@ pub(crate) struct Held {
     pub(crate) blocks: Vec<Block>,
     /// How many of `blocks` the ranks were told.
     pub(crate) blocks_told: usize,
-    /// Images pinned so far, those already passed included.
+    /// How many of `blocks` the pool knows by name, or was told it could.
+    pub(crate) blocks_named: usize,
+    /// Images pinned so far, those already passed and those in a prefix found in the cache included.
     pub(crate) images_pinned: usize,
     /// Encoder outputs that positions from `computed` on need, with the position behind each.
     pub(crate) pins: VecDeque<(usize, Pin)>,
@@ -66,20 +72,50 @@ impl Sequence {
 
     /// Whether another token is wanted beyond those being chosen.
     pub(crate) fn wants_more(&self) -> bool {
-        self.generated.len() + self.in_flight < self.max_new
+        self.generated.len() + self.in_flight < self.max_new.min(self.room)
     }
 
     /// Why the sequence is over, going by the tokens it has.
     pub(crate) fn end(&self) -> Option<FinishReason> {
         let stop = self.generated.last().filter(|token| self.sampling.stop_tokens.contains(token));
         let length = || (self.generated.len() >= self.max_new).then_some(FinishReason::Length);
-        stop.map(|&token| FinishReason::Stop(token)).or_else(length)
+        let full = || (self.generated.len() >= self.room).then_some(FinishReason::CacheTooSmall);
+        stop.map(|&token| FinishReason::Stop(token)).or_else(length).or_else(full)
+    }
+
+    /// Whether log-probabilities of the prompt are still to be told.
+    fn describes_prompt(&self) -> bool {
+        self.sampling.logprobs.prompt.is_some() && (self.next_prompt_logprob as usize) < self.prompt.len()
+    }
+
+    /// Names the blocks that became full with the tokens known now.
+    pub(crate) fn name_blocks(&mut self, images: &[PlacedImage]) {
+        while (self.names.len() + 1) * BLOCK_TOKENS <= self.known() {
+            let start = self.names.len() * BLOCK_TOKENS;
+            let tokens = self.prompt.iter().chain(&self.generated).copied().skip(start).take(BLOCK_TOKENS);
+            self.names.push(PrefixHash::next(self.names.last().copied(), start, tokens, images));
+        }
+    }
+
+    /// Blocks that need not be computed if the cache has them. The last token always is, since the next one comes from
+    /// its logits; and all are that have log-probabilities to tell.
+    pub(crate) fn reusable(&self) -> &[PrefixHash] {
+        let last = self.known().saturating_sub(1) / BLOCK_TOKENS;
+        if self.describes_prompt() { &[] } else { &self.names[..last.min(self.names.len())] }
+    }
+
+    /// Blocks that are full once all plans sent have run, and were not taken here before.
+    pub(crate) fn take_full(&mut self) -> impl Iterator<Item = (BlockId, PrefixHash)> {
+        // A token that is still being chosen may be computed already, but its block has no name yet.
+        let full = (self.held.computed / BLOCK_TOKENS).min(self.names.len());
+        let new = std::mem::replace(&mut self.held.blocks_named, full)..full;
+        self.held.blocks[new.clone()].iter().map(Block::id).zip(self.names[new].iter().copied())
     }
 
     /// Everything a rank must know to run the sequence from nothing.
     pub(crate) fn start(&self, sequence: SequenceId, images: &[PlacedImage]) -> SequenceStart {
         let mut sampling = self.sampling.clone();
-        if self.next_prompt_logprob as usize >= self.prompt.len() {
+        if !self.describes_prompt() {
             sampling.logprobs.prompt = None;
         }
         SequenceStart {
@@ -93,6 +129,13 @@ impl Sequence {
 }
 
 impl Held {
+    /// What a sequence holds that starts behind blocks found in the cache.
+    pub(crate) fn behind(blocks: Vec<Block>, images: &[PlacedImage]) -> Self {
+        let (blocks_named, computed) = (blocks.len(), blocks.len() * BLOCK_TOKENS);
+        let images_pinned = images.iter().take_while(|image| image.end() <= computed).count();
+        Self { started: false, computed, blocks, blocks_told: 0, blocks_named, images_pinned, pins: VecDeque::new() }
+    }
+
     /// Blocks missing before position `end` can be computed.
     pub(crate) fn missing(&self, end: usize) -> usize {
         blocks_for(end).saturating_sub(self.blocks.len())
@@ -109,5 +152,12 @@ impl Held {
     pub(crate) fn passed(&mut self) -> impl Iterator<Item = Pin> {
         let count = self.pins.iter().take_while(|(end, _)| *end <= self.computed).count();
         self.pins.drain(..count).map(|(_, pin)| pin)
+    }
+}
+
+impl Drop for Held {
+    /// Lets the last block go first: a prefix without its end is worth something, an end without its prefix nothing.
+    fn drop(&mut self) {
+        while self.blocks.pop().is_some() {}
     }
 }

@@ -19,4 +19,6 @@ pub struct Stats {
     pub in_flight: usize,
     /// Sequences that gave way since the start.
     pub preemptions: u64,
+    /// Tokens since the start that were not computed because the cache had their keys and values.
+    pub prefix_hit_tokens: u64,
 }

@@ -247,7 +247,7 @@ fn the_stages_of_a_request_add_up_to_its_time() {
         cluster.engine.apply(cluster.now, output).unwrap();
         let events = cluster.engine.take_events();
         let done = events.into_iter().find_map(|event| match event {
-            Event::RequestFinished { request, timings } => Some((request, timings)),
+            Event::RequestFinished { request, timings, .. } => Some((request, timings)),
             _ => None,
         });
         if let Some((request, timings)) = done {

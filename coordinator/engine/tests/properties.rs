@@ -19,6 +19,8 @@ struct Ask {
     /// Text tokens before the image, and which picture it is.
     images: Vec<(usize, u8)>,
     sequences: usize,
+    /// Which of a few texts; one begins as others do.
+    family: u32,
     max_new: u32,
     stops: u32,
     prompt_logprobs: bool,
@@ -40,17 +42,18 @@ enum Act {
     HearStale,
 }
 
-/// Every picture has one size.
+/// Every picture has one size, and some have the same.
 fn grid(picture: u8) -> Grid {
+    let picture = picture % 6;
     Grid { rows: 1 + u32::from(picture) % 3, cols: 1 + u32::from(picture) / 2 }
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
-    let shape = (1..40usize, prop::collection::vec((0..6usize, 0..6u8), 0..4), 1..4usize, 1..40u32);
-    let manner = (0..4u32, any::<bool>(), -1..2i32, prop::option::weighted(0.2, 1..60u64), 0..6usize, any::<u64>());
-    (shape, manner).prop_map(|((text, images, sequences, max_new), manner)| {
+    let shape = (1..60usize, prop::collection::vec((0..20usize, 0..9u8), 0..4), 1..4usize, 1..40u32, 0..3u32);
+    let manner = (0..4u32, prop::bool::weighted(0.2), -1..2i32, prop::option::weighted(0.2, 1..60u64), 0..40usize, 0..4u64);
+    (shape, manner).prop_map(|((text, images, sequences, max_new, family), manner)| {
         let (stops, prompt_logprobs, priority, patience, resumed, seed) = manner;
-        Ask { text, images, sequences, max_new, stops, prompt_logprobs, priority, patience, resumed, seed }
+        Ask { text, images, sequences, family, max_new, stops, prompt_logprobs, priority, patience, resumed, seed }
     })
 }
 
@@ -85,14 +88,16 @@ fn config() -> impl Strategy<Value = EngineConfig> {
 }
 
 fn request(ask: &Ask, now: Duration, context: usize) -> NewRequest {
+    // Texts of different families part at their 20th token.
+    let word = |n: usize| TokenId(n as u32 + if n < 20 { 0 } else { 100 * ask.family });
     let mut prompt = vec![TokenId(1)];
     let mut images = Vec::new();
     for &(gap, picture) in &ask.images {
-        prompt.extend((0..gap as u32).map(TokenId));
+        prompt.extend((0..gap).map(word));
         images.push(PlacedImage { key: ImageKey([picture; 32]), at: prompt.len() as u32, grid: grid(picture) });
         prompt.extend(vec![TokenId(10); grid(picture).tokens()]);
     }
-    prompt.extend((0..ask.text as u32).map(TokenId));
+    prompt.extend((0..ask.text).map(word));
     let sequence = |index: usize| {
         let sampling = SamplingParams {
             seed: ask.seed.wrapping_add(index as u64),

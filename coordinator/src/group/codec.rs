@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, Bytes};
 use futures::{StreamExt, TryFutureExt, stream::BoxStream};
-use tessera_proto::{MAX_MESSAGE_BYTES, internal::StepResult};
+use tessera_proto::{EPOCH_METADATA as EPOCH, MAX_MESSAGE_BYTES, internal::StepResult};
 use tessera_service::trace_context;
+use tessera_types::Epoch;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -11,6 +12,7 @@ use tonic::{
     client::Grpc,
     codec::{Codec, EncodeBuf, Encoder},
     codegen::http::uri::PathAndQuery,
+    metadata::MetadataValue,
     transport::Channel,
 };
 use tonic_prost::ProstDecoder;
@@ -49,7 +51,11 @@ impl Encoder for PlanCodec {
 
 /// A rank's results for the plans sent. Never waits for the rank to answer before plans flow; the stream's end is an
 /// error, since only the coordinator ends a run. A span lasts as long as the run; the rank's steps belong to it.
-pub(super) fn run(channel: Channel, plans: mpsc::Receiver<Bytes>) -> BoxStream<'static, Result<StepResult, Status>> {
+pub(super) fn run(
+    channel: Channel,
+    epoch: Epoch,
+    plans: mpsc::Receiver<Bytes>,
+) -> BoxStream<'static, Result<StepResult, Status>> {
     let span = info_span!("run");
     let opened = async move {
         let mut grpc =
@@ -57,6 +63,7 @@ pub(super) fn run(channel: Channel, plans: mpsc::Receiver<Bytes>) -> BoxStream<'
         grpc.ready().await.map_err(|error| Status::unavailable(format!("cannot be reached: {error}")))?;
         let mut plans = Request::new(ReceiverStream::new(plans));
         trace_context::inject(plans.metadata_mut());
+        plans.metadata_mut().insert(EPOCH, MetadataValue::from(epoch.0));
         grpc.streaming(plans, PathAndQuery::from_static(RUN), PlanCodec).await.map(tonic::Response::into_inner)
     };
     let opened = opened.instrument(span.clone());

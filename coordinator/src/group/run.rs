@@ -121,7 +121,7 @@ impl Group {
         for member in &members {
             let (sender, receiver) = mpsc::channel(PLANS);
             let rank = member.rank;
-            results.push(codec::run(member.channel.clone(), receiver).map(move |result| (rank, result)).boxed());
+            results.push(codec::run(member.channel.clone(), epoch, receiver).map(move |result| (rank, result)).boxed());
             plans.push(sender);
             beats.push(pulse(member, epoch, timeouts));
         }

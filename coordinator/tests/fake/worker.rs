@@ -167,7 +167,8 @@ fn failure(kind: Kind, message: &str) -> wire::StepFailure {
 
 #[derive(Default)]
 struct Run {
-    sequences: HashMap<u64, (Vec<u32>, usize, u64)>,
+    /// Tokens, how many of them are computed once the first chunk has come, and the seed.
+    sequences: HashMap<u64, (Vec<u32>, Option<usize>, u64)>,
     step: u64,
 }
 
@@ -182,16 +183,17 @@ impl Run {
         }
         for start in &plan.start {
             let seed = start.sampling.as_ref().ok_or("no sampling")?.seed;
-            self.sequences.insert(start.sequence, (start.tokens.clone(), 0, seed));
+            self.sequences.insert(start.sequence, (start.tokens.clone(), None, seed));
         }
         let mut output = wire::StepOutput::default();
         for chunk in &plan.chunks {
             let (tokens, computed, seed) = self.sequences.get_mut(&chunk.sequence).ok_or("an unknown sequence")?;
             let end = (chunk.start + chunk.len) as usize;
-            if *computed != chunk.start as usize || end > tokens.len() {
-                return Err(format!("a chunk from {} of {} tokens, {computed} computed", chunk.start, chunk.len));
+            // The first may start behind what the cache has.
+            if computed.is_some_and(|computed| computed != chunk.start as usize) || end > tokens.len() {
+                return Err(format!("a chunk from {} of {} tokens, {computed:?} computed", chunk.start, chunk.len));
             }
-            *computed = end;
+            *computed = Some(end);
             if chunk.sample {
                 let token = choose(tokens, *seed);
                 tokens.push(token);

@@ -8,6 +8,7 @@ mod ids;
 mod model;
 mod model_config;
 mod plan;
+mod prefix;
 mod sampling;
 mod shard;
 
@@ -16,6 +17,7 @@ pub use ids::{BlockId, Epoch, ImageKey, Rank, RequestId, SequenceId, StepId, Tok
 pub use model::{DecoderSpec, ModelSpec, VisionSpec};
 pub use model_config::ModelConfigError;
 pub use plan::{Chunk, ImageEncode, PromptLogprobs, Sampled, SequenceStart, StepOutput, StepPlan, StepTimings, TokenLogprob};
+pub use prefix::PrefixHash;
 pub use sampling::{Logprobs, MAX_TOP_LOGPROBS, SamplingError, SamplingParams};
 pub use shard::{SEGMENTS, ShardError, ShardPlan, VisionShard, segment_bounds};
 

@@ -137,6 +137,7 @@ fn usage(usage: &Usage) -> v1::Usage {
     let timings = usage.timings;
     v1::Usage {
         prompt_tokens: usage.prompt_tokens,
+        cached_prompt_tokens: usage.cached_prompt_tokens,
         generated_tokens: usage.generated_tokens,
         image_tokens: usage.image_tokens,
         images: usage.images,

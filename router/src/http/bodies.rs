@@ -27,6 +27,15 @@ pub(crate) struct UsageBody {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
+    /// Known at the end alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+/// What of the prompt cost less.
+#[derive(Clone, Copy, Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
 }
 
 /// One of the n choices. `C` is its content: a message, a part of one, or plain text.
@@ -86,13 +95,15 @@ pub(crate) enum Logprobs {
 
 impl UsageBody {
     pub(crate) fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens.saturating_add(completion_tokens) }
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: None }
     }
 }
 
 impl From<&Usage> for UsageBody {
     fn from(usage: &Usage) -> Self {
-        Self::new(usage.prompt_tokens, usage.generated_tokens)
+        let prompt_tokens_details = Some(PromptDetails { cached_tokens: usage.cached_prompt_tokens });
+        Self { prompt_tokens_details, ..Self::new(usage.prompt_tokens, usage.generated_tokens) }
     }
 }
 

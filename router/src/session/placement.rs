@@ -55,7 +55,7 @@ impl Session {
         let mut refusal = None;
         let context = self.prepared.context();
         loop {
-            let Some(replica) = self.replicas.pick(context, &tried) else {
+            let Some(replica) = self.replicas.pick(context, &self.prefix, &tried) else {
                 match refusal {
                     Some((Verdict::Full, error)) if !moved => return Err(error),
                     _ if Instant::now() >= by => return Err(self.given_up(refusal.map(|(_, error)| error))),
@@ -109,6 +109,7 @@ impl Session {
             image_tokens: self.prepared.image_tokens,
             queue_position: accepted.queue_position,
         });
+        replica.remember(&self.prefix);
         self.prompt_logprobs.clear();
         self.upstream = Some(upstream);
         Ok(())

@@ -45,6 +45,7 @@ pub(crate) struct Script {
     pub(crate) stutter: bool,
     pub(crate) max_context: u32,
     pub(crate) queued_tokens: u64,
+    pub(crate) epoch: u64,
     pub(crate) ready: bool,
 }
 
@@ -59,6 +60,7 @@ impl Default for Script {
             stutter: false,
             max_context: 4096,
             queued_tokens: 0,
+            epoch: 1,
             ready: true,
         }
     }
@@ -176,6 +178,7 @@ impl Coordinator for Fake {
         Ok(Response::new(GetInfoResponse {
             max_context: script.max_context,
             queued_tokens: script.queued_tokens,
+            epoch: script.epoch,
             ready: script.ready,
             ..Default::default()
         }))
@@ -223,7 +226,8 @@ async fn speak(events: &Events, request: GenerateRequest, script: Script, seen: 
             }
         }
     }
-    say(events, Event::Timings(Timings { queue_us: 11, encode_us: 22, prefill_us: 33, decode_us: 44 })).await;
+    let timings = Timings { queue_us: 11, encode_us: 22, prefill_us: 33, decode_us: 44, cached_prompt_tokens: 5 };
+    say(events, Event::Timings(timings)).await;
 }
 
 /// One sequence of a fake.

@@ -61,6 +61,7 @@ async fn a_stream_is_accepted_then_deltas_without_gaps_then_the_end_then_usage()
     let usage = usage(&events);
     assert_eq!(usage.generated_tokens as usize, expected.len());
     assert_eq!(usage.prompt_tokens, accepted.prompt_tokens);
+    assert_eq!(usage.cached_prompt_tokens, 5);
     let timings = usage.timings.unwrap();
     assert_eq!((timings.queue_us, timings.encode_us, timings.prefill_us, timings.decode_us), (11, 22, 33, 44));
     assert!(timings.time_to_first_token_us > 0 && timings.total_us >= timings.time_to_first_token_us);

@@ -15,3 +15,4 @@ mod images;
 mod life;
 mod openai;
 mod overload;
+mod routing;

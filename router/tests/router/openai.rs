@@ -51,7 +51,10 @@ async fn a_chat_answer_has_a_message_an_end_and_exact_usage() {
     let (prompt, completion) = (house.seen().last().prompt.len() as u64, Script::default().answer.len() as u64 + 1);
     assert_eq!(
         body["usage"],
-        json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
+        json!({
+            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": 5},
+        })
     );
 }
 

@@ -89,7 +89,9 @@ impl Engine {
         sequence.generated.push(token);
         if let Some(request) = self.requests.get_mut(&sequence.request) {
             request.stamps.first_token.get_or_insert(now);
+            sequence.name_blocks(&request.images);
         }
+        sequence.take_full().for_each(|(id, name)| self.pool.name(id, name));
         self.events.push(Event::Token { sequence: id, position, token, logprob });
         if let Some(reason) = sequence.end() {
             self.finish(now, id, reason);

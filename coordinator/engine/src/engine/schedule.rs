@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tessera_types::{Chunk, ImageKey, PlacedImage, SequenceId, StepId, StepPlan};
+use tessera_types::{BlockId, Chunk, ImageKey, PlacedImage, PrefixHash, SequenceId, StepId, StepPlan};
 
 use super::Engine;
 use super::apply::InFlight;
@@ -11,7 +11,7 @@ use crate::config::EngineConfig;
 use crate::event::RequestNumber;
 use crate::images::Pin;
 use crate::queue::Place;
-use crate::sequence::{Sequence, Standing};
+use crate::sequence::{Held, Sequence, Standing};
 
 /// A plan in the making and what is left of its budgets.
 struct Draft {
@@ -25,6 +25,8 @@ struct Draft {
     encodes: Vec<(RequestNumber, usize)>,
     /// Images passed in this plan. They stay pinned until it is complete: a plan's forgetting comes before its chunks.
     passed: Vec<Pin>,
+    /// Blocks that the plan fills.
+    filled: Vec<(BlockId, PrefixHash)>,
 }
 
 impl Engine {
@@ -38,7 +40,7 @@ impl Engine {
             self.plan_chunk(id, &mut draft);
         }
         while draft.tokens_left > 0
-            && let Some(id) = self.admit(now)
+            && let Some(id) = self.admit(now, &draft)
             && self.plan_chunk(id, &mut draft)
         {}
         (!draft.plan.chunks.is_empty()).then(|| self.dispatch(draft))
@@ -53,19 +55,30 @@ impl Engine {
     }
 
     /// Admits the first in the queue if all its known tokens find blocks, and each running sequence one more: a
-    /// newcomer should not make others give way at once.
-    fn admit(&mut self, now: Duration) -> Option<SequenceId> {
+    /// newcomer should not make others give way at once. What the cache has of its beginning is not computed again;
+    /// if the plan in the making computes more of it, the sequence waits for the next plan and finds that, too.
+    fn admit(&mut self, now: Duration, draft: &Draft) -> Option<SequenceId> {
         if self.running.len() >= self.config.max_batch_sequences {
             return None;
         }
         let (place, id) = self.queue.first()?;
         let sequence = self.sequences.get_mut(&id)?;
-        let needed = blocks_for(sequence.known());
         // A sequence that gave way with a token being chosen cannot start before the token is known.
-        if sequence.in_flight > 0 || needed + self.running.len() > self.pool.free() {
+        if sequence.in_flight > 0 {
             return None;
         }
-        sequence.held.blocks = self.pool.take(needed)?;
+        let request = self.requests.get_mut(&sequence.request)?;
+        let mut held = Held::behind(self.pool.find(sequence.reusable()), &request.images);
+        let (found, cached) = (held.blocks.len(), held.computed);
+        let soon = sequence.reusable().get(found).is_some_and(|name| draft.fills(name));
+        let needed = blocks_for(sequence.known()) - found;
+        if soon || needed + self.running.len() > self.pool.free() {
+            return None;
+        }
+        held.blocks.extend(self.pool.take(needed)?);
+        sequence.held = held;
+        request.stamps.admit(now, cached.min(sequence.prompt.len()));
+        self.prefix_hit_tokens += cached as u64;
         let admission = match place {
             Place::Returning(admission) => admission,
             Place::New { .. } => {
@@ -76,9 +89,6 @@ impl Engine {
         sequence.standing = Standing::Running(admission);
         self.running.insert(admission, id);
         self.queue.depart(now, place);
-        if let Some(request) = self.requests.get_mut(&sequence.request) {
-            request.stamps.scheduled.get_or_insert(now);
-        }
         Some(id)
     }
 
@@ -99,6 +109,7 @@ impl Engine {
         let new_blocks = sequence.held.advance(end);
         sequence.in_flight += usize::from(sample);
         draft.passed.extend(sequence.held.passed());
+        draft.filled.extend(sequence.take_full());
         draft.tokens_left -= end - start;
         draft.plan.chunks.push(Chunk { sequence: id, start: start as u32, len: (end - start) as u32, new_blocks, sample });
         true
@@ -151,10 +162,14 @@ impl Engine {
     }
 
     /// Closes the plan and notes what its output will be about.
+    ///
+    /// Blocks that it fills can be found from now on, before it has run: ranks run plans in order, so that a later plan
+    /// reads what this one wrote; and if this one fails, the group is lost and the cache with it.
     fn dispatch(&mut self, draft: Draft) -> StepPlan {
         let mut plan = draft.plan;
         plan.end = std::mem::take(&mut self.ended);
         self.step = plan.step;
+        draft.filled.into_iter().for_each(|(id, name)| self.pool.name(id, name));
         self.in_flight.push_back(InFlight {
             step: plan.step,
             samples: plan.chunks.iter().filter(|chunk| chunk.sample).map(|chunk| chunk.sequence).collect(),
@@ -182,12 +197,17 @@ impl Draft {
             images_closed: false,
             encodes: Vec::new(),
             passed: Vec::new(),
+            filled: Vec::new(),
         }
     }
 
     /// Whether the image may be encoded in this plan; the first always may, however large.
     fn room_for(&self, image: &PlacedImage) -> bool {
         !self.images_closed && (self.encodes.is_empty() || image.grid.patches() <= self.patches_left)
+    }
+
+    fn fills(&self, name: &PrefixHash) -> bool {
+        self.filled.iter().any(|(_, filled)| filled == name)
     }
 
     fn encode(&mut self, request: RequestNumber, image: &PlacedImage, forgotten: Vec<ImageKey>) {

@@ -1,5 +1,6 @@
 //! A worker that panics on any plan that contradicts what it knows. Its cache holds, for each position, a hash of
-//! everything up to it, so a block shared or reused by mistake shows.
+//! everything up to it, so a block shared or reused by mistake shows: before it computes on, a sequence finds at each of
+//! its positions what its own tokens make, and it writes where nobody else reads.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +20,10 @@ pub(crate) struct Worker {
     sequences: HashMap<SequenceId, Known>,
     images: HashMap<ImageKey, Grid>,
     pub(crate) encodes: usize,
+    /// Positions computed.
+    pub(crate) computed: usize,
+    /// Positions at which sequences started.
+    pub(crate) skipped: usize,
 }
 
 struct Known {
@@ -30,7 +35,8 @@ struct Known {
 impl Worker {
     pub(crate) fn new(epoch: Epoch, config: EngineConfig) -> Self {
         let cache = vec![[0; BLOCK_TOKENS]; config.kv_blocks];
-        Self { epoch, step: StepId(0), config, cache, sequences: HashMap::new(), images: HashMap::new(), encodes: 0 }
+        let (sequences, images) = (HashMap::new(), HashMap::new());
+        Self { epoch, step: StepId(0), config, cache, sequences, images, encodes: 0, computed: 0, skipped: 0 }
     }
 
     pub(crate) fn run(&mut self, plan: &StepPlan) -> StepOutput {
@@ -73,16 +79,36 @@ impl Worker {
         assert_eq!(distinct.len(), plan.chunks.len(), "a sequence has two chunks");
     }
 
-    fn run_chunk(&mut self, chunk: &Chunk, output: &mut StepOutput) {
-        for block in &chunk.new_blocks {
+    /// Blocks exist, and those that the chunk writes into are nobody else's.
+    fn check_blocks(&self, chunk: &Chunk) {
+        let known = &self.sequences[&chunk.sequence];
+        let blocks = || known.blocks.iter().chain(&chunk.new_blocks);
+        for block in blocks() {
             assert!((block.0 as usize) < self.cache.len(), "no block {block}");
-            assert!(!self.sequences.values().any(|known| known.blocks.contains(block)), "block {block} has an owner");
         }
-        let known = self.sequences.get_mut(&chunk.sequence).expect("a chunk of an unknown sequence");
+        let others: Vec<_> = self.sequences.iter().filter(|(id, _)| **id != chunk.sequence).collect();
+        for block in blocks().skip(chunk.start as usize / BLOCK_TOKENS) {
+            let other = others.iter().find(|(_, other)| other.blocks.contains(block));
+            assert!(other.is_none(), "{} writes into block {block} that another holds", chunk.sequence);
+        }
+    }
+
+    fn run_chunk(&mut self, chunk: &Chunk, output: &mut StepOutput) {
         let (start, end) = (chunk.start as usize, (chunk.start + chunk.len) as usize);
+        self.check_blocks(chunk);
+        let known = self.sequences.get_mut(&chunk.sequence).expect("a chunk of an unknown sequence");
+        if known.blocks.is_empty() {
+            assert_eq!(start % BLOCK_TOKENS, 0, "only full blocks are shared");
+            assert!(known.start.sampling.logprobs.prompt.is_none() || start == 0, "positions to describe left out");
+            known.computed = start;
+            self.skipped += start;
+        }
+        self.computed += end - start;
         assert_eq!(start, known.computed, "chunks must be contiguous");
         assert!(start < end && end <= known.start.tokens.len(), "tokens that nobody knows");
         known.blocks.extend(&chunk.new_blocks);
+        let distinct: HashSet<_> = known.blocks.iter().collect();
+        assert_eq!(distinct.len(), known.blocks.len(), "a block at two places");
         assert_eq!(known.blocks.len(), end.div_ceil(BLOCK_TOKENS), "blocks for {end} tokens");
         for image in known.start.images.iter().filter(|image| image.overlaps(start, end)) {
             assert_eq!(self.images.get(&image.key), Some(&image.grid), "an image used before it is encoded");
@@ -93,7 +119,7 @@ impl Worker {
             at = state(at, position, token, images);
             let slot = &mut self.cache[known.blocks[position / BLOCK_TOKENS].0 as usize][position % BLOCK_TOKENS];
             if position < start {
-                assert_eq!(*slot, at, "the cache of {} was overwritten at {position}", chunk.sequence);
+                assert_eq!(*slot, at, "{} finds at {position} what is not its own", chunk.sequence);
             }
             *slot = at;
         }

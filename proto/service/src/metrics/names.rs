@@ -40,6 +40,8 @@ pub const KV_BLOCKS: &str = "tessera_kv_blocks";
 pub const KV_BLOCKS_USED: &str = "tessera_kv_blocks_used";
 /// Sequences pushed out to be computed again.
 pub const PREEMPTIONS_TOTAL: &str = "tessera_preemptions_total";
+/// Tokens that were not computed because the paged cache had their keys and values.
+pub const PREFIX_CACHE_HIT_TOKENS_TOTAL: &str = "tessera_prefix_cache_hit_tokens_total";
 /// A step, from sending the plan to the last answer.
 pub const STEP_SECONDS: &str = "tessera_step_seconds";
 /// Tokens in a step.
@@ -72,6 +74,7 @@ pub(super) fn describe() {
     describe_gauge!(KV_BLOCKS, "Blocks of the paged cache");
     describe_gauge!(KV_BLOCKS_USED, "Blocks in use");
     describe_counter!(PREEMPTIONS_TOTAL, "Sequences pushed out to be computed again");
+    describe_counter!(PREFIX_CACHE_HIT_TOKENS_TOTAL, "Tokens not computed because the cache had them");
     describe_histogram!(STEP_SECONDS, Unit::Seconds, "A step, from sending the plan to the last answer");
     describe_histogram!(STEP_TOKENS, "Tokens in a step");
     describe_counter!(GROUPS_FORMED_TOTAL, "Groups formed");
