@@ -36,6 +36,9 @@ const GATHER: Duration = Duration::from_secs(5);
 /// A group is not disturbed sooner than this after it was formed, only to become larger.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// How long workers must have been free before a coordinator that never had a group takes them from under the others' eyes.
+const COURTESY: Duration = Duration::from_millis(150);
+
 /// Forms groups, one after the other.
 pub(crate) struct Former {
     config: Arc<Config>,
@@ -77,6 +80,7 @@ impl Former {
             }
         }
         loop {
+            self.let_others_go_first().await;
             let error = match self.attempt().await {
                 Ok(group) => return Ok(group),
                 Err(error) if error.is_final() && self.ranks.is_empty() => return Err(error),
@@ -90,6 +94,15 @@ impl Former {
                 FormError::Registry(RegistryError::Taken) => sleep(self.config.timeouts.retry.mul_f64(rand::random())).await,
                 _ => self.rest().await,
             }
+        }
+    }
+
+    /// Workers that are free for a moment may be a group's that is being re-formed: a spare does not take them from it.
+    async fn let_others_go_first(&self) {
+        let is_spare = self.ranks.is_empty() && self.spares() >= usize::from(self.config.tp);
+        let has_others = self.members.now().is_some_and(|members| members.replicas.len() > 1);
+        if is_spare && has_others {
+            sleep(COURTESY).await;
         }
     }
 
