@@ -75,7 +75,24 @@ impl Checkpoint {
             Layout::Mistral => single(folder.join(CONSOLIDATED))?,
         };
         let names = (layout == Layout::HuggingFace).then(|| HuggingFaceNames::detect(|name| places.contains_key(name)));
-        Ok(Self { layout, spec, names, files, places, listing })
+        let opened = Self { layout, spec, names, files, places, listing };
+        opened.check_ties()?;
+        Ok(opened)
+    }
+
+    /// A checkpoint that ties its embeddings may hold the output matrix too, but no other one: programs differ in which
+    /// of the two they would use.
+    fn check_ties(&self) -> Result<(), CheckpointError> {
+        let name = |name: &str| self.names.map_or_else(|| name.to_owned(), |names| names.of(name));
+        let (embedding, output) = (name("tok_embeddings.weight"), name("output.weight"));
+        let (Some(&of_embedding), Some(&of_output)) = (self.places.get(&embedding), self.places.get(&output)) else {
+            return Ok(());
+        };
+        let (embeds, puts_out) = (&self.files[of_embedding], &self.files[of_output]);
+        if !self.spec.decoder.tied_embeddings || embeds.holds_the_same(&embedding, puts_out, &output)? {
+            return Ok(());
+        }
+        Err(CheckpointError::Tied { file: self.listing.clone(), embedding, output })
     }
 
     /// How the folder is laid out.

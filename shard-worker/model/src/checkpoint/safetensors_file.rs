@@ -12,6 +12,8 @@ use super::{CheckpointError, TensorSlice};
 
 /// The format's own limit on a header.
 const MAX_HEADER: u64 = 100_000_000;
+/// Bytes read at once where a tensor is only looked at.
+const PIECE: usize = 1 << 20;
 /// Bytes before the header: its length.
 const LENGTH: u64 = 8;
 
@@ -104,14 +106,37 @@ impl SafetensorsFile {
         }
         for (i, target) in bytes.chunks_exact_mut(run * dtype.size()).enumerate().take(runs) {
             let offset = start + ((first + i * stride) * dtype.size()) as u64;
-            self.file.read_exact_at(target, offset).map_err(|error| CheckpointError::Read {
-                file: self.path.clone(),
-                tensor: tensor.into(),
-                error: error.to_string(),
-            })?;
+            self.read_at(tensor, target, offset)?;
         }
         self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok((bytes, dtype))
+    }
+
+    /// Whether a tensor is stored as another one is, of this file or of another. Reads both, up to the first difference.
+    pub(crate) fn holds_the_same(&self, tensor: &str, other: &Self, others: &str) -> Result<bool, CheckpointError> {
+        let (mine, theirs) = (self.info(tensor)?, other.info(others)?);
+        if mine.dtype != theirs.dtype || mine.shape != theirs.shape {
+            return Ok(false);
+        }
+        let (mut a, mut b) = (vec![0; PIECE], vec![0; PIECE]);
+        let len = mine.data_offsets.1 - mine.data_offsets.0;
+        for done in (0..len).step_by(PIECE) {
+            let piece = PIECE.min(len - done);
+            self.read_at(tensor, &mut a[..piece], self.data_start + (mine.data_offsets.0 + done) as u64)?;
+            other.read_at(others, &mut b[..piece], other.data_start + (theirs.data_offsets.0 + done) as u64)?;
+            if a[..piece] != b[..piece] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_at(&self, tensor: &str, target: &mut [u8], offset: u64) -> Result<(), CheckpointError> {
+        self.file.read_exact_at(target, offset).map_err(|error| CheckpointError::Read {
+            file: self.path.clone(),
+            tensor: tensor.into(),
+            error: error.to_string(),
+        })
     }
 
     fn info(&self, tensor: &str) -> Result<&TensorInfo, CheckpointError> {

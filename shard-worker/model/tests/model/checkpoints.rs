@@ -110,6 +110,22 @@ fn tied_embeddings_are_the_output_matrix() {
     assert_eq!(text_logits(tied.path()), text_logits(untied.path()));
 }
 
+#[test]
+fn tied_embeddings_beside_another_output_matrix_are_refused_and_beside_the_same_are_not() {
+    let mut tensors = tensors("mistral");
+    let params = || ("params.json", config("mistral", "params.json").replacen('{', "{\"tied_embeddings\": true,", 1));
+    let contradictory = folder("consolidated.safetensors", &tensors, params());
+    let error = WeightSource::open(contradictory.path()).unwrap_err();
+    assert!(matches!(error, CheckpointError::Tied { .. }), "{error}");
+    assert!(error.to_string().contains("output.weight to tok_embeddings.weight"), "{error}");
+    let embedding = tensors["tok_embeddings.weight"].clone();
+    tensors.insert("output.weight".into(), embedding);
+    let twice = folder("consolidated.safetensors", &tensors, params());
+    tensors.remove("output.weight");
+    let once = folder("consolidated.safetensors", &tensors, params());
+    assert_eq!(text_logits(twice.path()), text_logits(once.path()));
+}
+
 /// A seat in a group whose other ranks are not there. Loading asks nothing of them.
 struct Seat {
     rank: Rank,
