@@ -15,6 +15,7 @@ pub mod checkpoint;
 mod decoder;
 mod error;
 mod layer;
+mod ledger;
 mod model;
 mod ranks;
 pub mod sampling;

@@ -10,6 +10,7 @@ use crate::check::Checker;
 use crate::checkpoint::WeightSource;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, PlanError};
+use crate::ledger::Ledger;
 use crate::ranks::Ranks;
 use crate::sequences::Sequences;
 use crate::slices::ShardSlices;
@@ -37,6 +38,7 @@ pub struct Model<D: Device> {
     pub(crate) blocks: usize,
     pub(crate) positions: usize,
     pub(crate) sequences: Sequences,
+    pub(crate) ledger: Ledger,
     /// What the encoder made of each image, `[patches, dim]`.
     pub(crate) features: HashMap<ImageKey, D::Tensor>,
 }
@@ -77,6 +79,7 @@ impl<D: Device> Model<D> {
             blocks: cache.blocks,
             positions,
             sequences: Sequences::new(),
+            ledger: Ledger::new(cache.blocks),
             features: HashMap::new(),
         })
     }
@@ -87,6 +90,7 @@ impl<D: Device> Model<D> {
         fits(&self.plan, collective.as_ref())?;
         self.ranks = Ranks::new(collective);
         self.sequences.clear();
+        self.ledger.clear();
         self.features.clear();
         Ok(())
     }
@@ -130,6 +134,7 @@ impl<D: Device> Model<D> {
             blocks: self.blocks,
             positions: self.positions,
             sequences: &self.sequences,
+            ledger: &self.ledger,
             images: self.features.iter().map(patches).collect(),
         }
     }

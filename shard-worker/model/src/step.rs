@@ -47,6 +47,7 @@ impl<D: Device> Model<D> {
     }
 
     fn apply(&mut self, plan: &StepPlan) {
+        self.ledger.apply(plan, &self.sequences);
         for id in &plan.end {
             self.sequences.remove(id);
         }
@@ -155,6 +156,7 @@ impl<D: Device> Model<D> {
 
     /// Notes what the step did to its sequences.
     fn settle(&mut self, plan: &StepPlan, output: &StepOutput) {
+        self.ledger.settle(plan, &self.sequences);
         for chunk in &plan.chunks {
             if let Some(sequence) = self.sequences.get_mut(&chunk.sequence) {
                 sequence.advance(chunk);

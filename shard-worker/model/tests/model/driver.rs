@@ -116,7 +116,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new() -> Self {
-        Self { plan: empty_plan(1), running: HashMap::new(), next_block: 0 }
+        Self::at(1)
+    }
+
+    /// Goes on with a model that has run others' steps.
+    pub(crate) fn at(step: u64) -> Self {
+        Self { plan: empty_plan(step), running: HashMap::new(), next_block: 0 }
     }
 
     pub(crate) fn start(&mut self, start: SequenceStart) {
