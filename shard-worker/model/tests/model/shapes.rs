@@ -16,24 +16,25 @@ prop_compose! {
     fn decoder()(
         layers in 1usize..3,
         kv_heads in prop_oneof![Just(1usize), Just(2), Just(3), Just(8)],
-        group in 1usize..5,
-        half_head in 1usize..20,
-        dim in 2usize..18,
-        ffn in 1usize..9,
+        group in 1usize..9,
+        head_dim in prop_oneof![3 => (1usize..20).prop_map(|half| 2 * half), 1 => prop::sample::select(vec![72, 80, 96, 160])],
+        dim in 2usize..36,
+        ffn in 1usize..30,
         vocab_size in 20usize..150,
-        theta in prop_oneof![Just(1e4), Just(1e9)],
+        theta in prop_oneof![Just(1e4), Just(5e5), Just(1e9)],
+        tied_embeddings: bool,
     ) -> DecoderSpec {
         DecoderSpec {
-            dim: 8 * dim,
+            dim: 4 * dim,
             layers,
             heads: kv_heads * group,
             kv_heads,
-            head_dim: 2 * half_head,
-            ffn_dim: 24 * ffn,
+            head_dim,
+            ffn_dim: 4 * ffn,
             vocab_size,
             rope_theta: theta,
             norm_eps: 1e-5,
-            tied_embeddings: false,
+            tied_embeddings,
         }
     }
 }
