@@ -1,11 +1,11 @@
 //! What a rank holds: the weights on its device, kept from group to group as long as they fit.
 
-use tessera_collective::{AbortHandle, join_with};
+use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
     DeviceError, Dtype,
     cpu::{CpuConfig, CpuDevice},
 };
-use tessera_model::{CacheConfig, Model, ModelError, shard_parameters};
+use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, shard_parameters};
 use tessera_proto::internal::Loaded;
 use tessera_types::{Rank, ShardPlan, StepOutput, StepPlan};
 
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct Holding {
     model: Model<CpuDevice>,
     id: ModelId,
+    /// As the files were when they were read.
+    weights: Fingerprint,
     dtype: Dtype,
     blocks: u32,
     fingerprint: String,
@@ -46,17 +48,22 @@ impl Holding {
         let spec = source.spec();
         let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
         let blocks = request.blocks(spec, &plan, resources.kv_memory)?;
-        let collective = join_with(&request.group, abort)?;
+        let weights = source.fingerprint();
+        let collective = join_with(&request.group, abort.clone())?;
         match held {
-            Some(held) if held.fits(request, &plan, blocks) => held.model.join(collective)?,
+            Some(held) if held.fits(request, weights, &plan, blocks) => held.model.join(collective)?,
             _ => {
                 // The old weights must make room first.
                 *held = None;
                 let device = CpuDevice::new(CpuConfig { threads: resources.threads, dtype: request.dtype });
                 let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
-                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, progress)?;
+                let mut progress = |done, total| {
+                    progress(done, total);
+                    if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
+                };
+                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, &mut progress)?;
                 let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint());
-                *held = Some(Self { model, id, dtype, blocks, fingerprint });
+                *held = Some(Self { model, id, weights, dtype, blocks, fingerprint });
             }
         }
         Ok(Loaded {
@@ -64,12 +71,17 @@ impl Holding {
             model_spec: serde_json::to_string(spec)?,
             weight_bytes: held.as_ref().map_or(0, Self::weight_bytes),
             bytes_read: source.bytes_read(),
+            model_fingerprint: weights.to_string(),
         })
     }
 
     /// Whether the weights are those of a request.
-    fn fits(&self, request: &LoadRequest, plan: &ShardPlan, blocks: u32) -> bool {
-        self.id == request.model && self.dtype == request.dtype && self.model.plan() == plan && self.blocks == blocks
+    fn fits(&self, request: &LoadRequest, weights: Fingerprint, plan: &ShardPlan, blocks: u32) -> bool {
+        self.id == request.model
+            && self.weights == weights
+            && self.dtype == request.dtype
+            && self.model.plan() == plan
+            && self.blocks == blocks
     }
 
     /// Runs a step of the group last joined; a panic is an error like any other.

@@ -25,7 +25,8 @@ mod step;
 mod vision;
 mod weights;
 
-pub use checkpoint::{Checkpoint, CheckpointError, Layout, WeightSource};
+pub use checkpoint::{Checkpoint, CheckpointError, Fingerprint, Layout, WeightSource};
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use slices::shard_parameters;
+pub use weights::Progress;

@@ -15,7 +15,7 @@ use crate::ranks::Ranks;
 use crate::sequences::Sequences;
 use crate::slices::ShardSlices;
 use crate::vision::Vision;
-use crate::weights::Loader;
+use crate::weights::{Loader, Progress};
 
 /// The paged cache to reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +45,15 @@ pub struct Model<D: Device> {
 
 impl<D: Device> Model<D> {
     /// Reads this rank's slice of the weights onto the device and reserves the cache. Nothing is read before every
-    /// tensor was found with the shape the configuration gives it. `progress` is told of bytes done and bytes in all.
+    /// tensor was found with the shape the configuration gives it. `progress` is told of bytes done and bytes in all,
+    /// before the first tensor, after each one and within long ones; its error ends the loading.
     pub fn load(
         source: &WeightSource,
         plan: ShardPlan,
         mut device: D,
         collective: Box<dyn Collective>,
         cache: CacheConfig,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: Progress<'_>,
     ) -> Result<Self, ModelError> {
         fits(&plan, collective.as_ref())?;
         let spec = source.spec().clone();

@@ -9,7 +9,7 @@ use tessera_types::ModelSpec;
 use super::names::HuggingFaceNames;
 use super::safetensors_file::SafetensorsFile;
 use super::slice::interleaved;
-use super::{CheckpointError, SliceBytes, TensorSlice};
+use super::{CheckpointError, Fingerprint, SliceBytes, TensorSlice};
 
 const PARAMS: &str = "params.json";
 const CONSOLIDATED: &str = "consolidated.safetensors";
@@ -56,6 +56,7 @@ pub struct Checkpoint {
     places: HashMap<String, usize>,
     /// What to name when a tensor is in no file.
     listing: PathBuf,
+    fingerprint: Fingerprint,
 }
 
 impl Checkpoint {
@@ -75,7 +76,11 @@ impl Checkpoint {
             Layout::Mistral => single(folder.join(CONSOLIDATED))?,
         };
         let names = (layout == Layout::HuggingFace).then(|| HuggingFaceNames::detect(|name| places.contains_key(name)));
-        let opened = Self { layout, spec, names, files, places, listing };
+        let mut fingerprint = Fingerprint::of(text.as_bytes());
+        for file in &files {
+            file.add_to(&mut fingerprint)?;
+        }
+        let opened = Self { layout, spec, names, files, places, listing, fingerprint };
         opened.check_ties()?;
         Ok(opened)
     }
@@ -105,6 +110,11 @@ impl Checkpoint {
         &self.spec
     }
 
+    /// What tells this checkpoint from others.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
     /// Bytes of tensors read so far.
     pub fn bytes_read(&self) -> u64 {
         self.files.iter().map(SafetensorsFile::bytes_read).sum()
@@ -117,9 +127,16 @@ impl Checkpoint {
     }
 
     /// Reads a slice.
-    pub fn read(&self, slice: &TensorSlice) -> Result<SliceBytes, CheckpointError> {
+    ///
+    /// # Errors
+    /// Those of the file, and of `told`, which hears of bytes read.
+    pub fn read<E: From<CheckpointError>>(
+        &self,
+        slice: &TensorSlice,
+        told: &mut dyn FnMut(u64) -> Result<(), E>,
+    ) -> Result<SliceBytes, E> {
         let (file, tensor) = self.locate(slice)?;
-        let (bytes, dtype) = file.read(&tensor, slice)?;
+        let (bytes, dtype) = file.read(&tensor, slice, told)?;
         let order = match (self.layout, slice.rotary_head) {
             (Layout::HuggingFace, Some(head_dim)) => interleaved(slice.rows.len(), head_dim),
             _ => (0..slice.rows.len() as u32).collect(),

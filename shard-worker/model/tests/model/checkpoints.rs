@@ -9,9 +9,10 @@ use safetensors::{SafeTensors, serialize_to_file};
 use tempfile::TempDir;
 use tessera_collective::{AbortHandle, Collective, CollectiveError, Solo};
 use tessera_device::Dtype;
+use tessera_device::cpu::{CpuConfig, CpuDevice};
 use tessera_model::checkpoint::TensorSlice;
-use tessera_model::{CheckpointError, Layout, ModelError, WeightSource};
-use tessera_types::{Rank, SequenceId};
+use tessera_model::{CacheConfig, CheckpointError, Layout, Model, ModelError, WeightSource};
+use tessera_types::{Rank, SequenceId, ShardPlan};
 
 use crate::cases;
 use crate::driver::{Driver, alone, greedy, load, start};
@@ -338,4 +339,37 @@ fn weights_that_are_no_numbers_end_in_an_error_that_names_the_sequence() {
     driver.chunk(3, usize::MAX);
     let error = model.step(&driver.plan).unwrap_err();
     assert_eq!(error, ModelError::NotFinite { sequence: SequenceId(3), position: case.ids.len() as u32 - 1 });
+}
+
+#[test]
+fn loading_ends_where_its_progress_is_refused() {
+    let source = WeightSource::open(&cases::fixture("mistral")).unwrap();
+    let plan = ShardPlan::new(source.spec(), 1, Rank(0)).unwrap();
+    let device = CpuDevice::new(CpuConfig { threads: 1, dtype: Dtype::F32 }).unwrap();
+    let cache = CacheConfig { blocks: 4, dtype: Dtype::F32 };
+    let mut calls = 0;
+    let mut progress = |_, _| {
+        calls += 1;
+        if calls == 3 { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
+    };
+    let loaded = Model::load(&source, plan, device, Box::new(Solo::default()), cache, &mut progress);
+    assert_eq!(loaded.err(), Some(ModelError::Collective(CollectiveError::Aborted)));
+    assert_eq!(calls, 3);
+    let whole = fs::metadata(cases::fixture("mistral/consolidated.safetensors")).unwrap().len();
+    assert!(source.bytes_read() < whole, "{} of {whole} bytes", source.bytes_read());
+}
+
+#[test]
+fn a_checkpoint_is_told_from_another_by_what_is_in_it_and_from_itself_by_when_it_was_written() {
+    let (one, two, mut other) = (copy("mistral"), copy("mistral"), tensors("mistral"));
+    let fingerprint = |folder: &TempDir| WeightSource::open(folder.path()).unwrap().fingerprint();
+    let original = fingerprint(&one);
+    assert_eq!(fingerprint(&one), original);
+    assert_eq!(fingerprint(&two).to_string(), original.to_string(), "copies are the same to ranks");
+    other.values_mut().for_each(|(_, _, data)| data.iter_mut().for_each(|byte| *byte ^= 1));
+    let other = folder("consolidated.safetensors", &other, ("params.json", config("mistral", "params.json")));
+    assert_ne!(fingerprint(&other).to_string(), original.to_string(), "headers and lengths are the same, numbers are not");
+    let file = fs::File::options().write(true).open(one.path().join("consolidated.safetensors")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert_ne!(fingerprint(&one), original, "written again");
 }

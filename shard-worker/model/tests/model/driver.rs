@@ -61,7 +61,7 @@ pub(crate) fn load(
 ) -> Result<Model<CpuDevice>, ModelError> {
     let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap();
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
-    Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| {})
+    Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| Ok(()))
 }
 
 /// A model of one rank.
