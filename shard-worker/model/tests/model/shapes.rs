@@ -64,14 +64,14 @@ prop_compose! {
 }
 
 /// A picture of smooth waves.
-fn picture(vision: &VisionSpec, grid: Grid) -> ImageEncode {
+pub(crate) fn picture(vision: &VisionSpec, grid: Grid) -> ImageEncode {
     let numbers = 3 * vision.patch_size * vision.patch_size * grid.patches();
     let pixels: Bytes = (0..numbers).flat_map(|i| ((i * i % 97) as f32 / 48.0 - 1.0).to_le_bytes()).collect();
     ImageEncode { key: ImageKey([7; 32]), grid, pixels }
 }
 
 /// A prompt with the picture in its midst.
-fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
+pub(crate) fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
     let text = |i: usize| TokenId((i * i + 3) as u32 % spec.decoder.vocab_size as u32);
     let mut ids: Vec<TokenId> = (0..5).map(text).collect();
     if spec.vision.is_some() {
@@ -85,7 +85,7 @@ fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
 }
 
 /// Logits of every position at a degree, by rank.
-fn run(
+pub(crate) fn run(
     source: &WeightSource,
     tp: usize,
     dtype: Dtype,
