@@ -180,3 +180,16 @@ fn an_address_that_cannot_be_listened_on_is_named() {
     let config = GroupConfig { transport: Transport::Tcp { addresses: vec![nowhere, other] }, ..group(Kind::Tcp, 2) };
     assert!(error(&config).to_string().contains("192.0.2.1:9"));
 }
+
+#[test]
+fn a_rank_need_not_have_the_address_that_others_call_it_by() {
+    let config = group(Kind::Tcp, 2);
+    let Transport::Tcp { addresses } = &config.transport else { panic!("not a TCP group") };
+    // As behind a service's address: of the ones for documentation, which no host has.
+    let mut translated = addresses.clone();
+    translated[0].set_ip([192, 0, 2, 1].into());
+    let first = GroupConfig { transport: Transport::Tcp { addresses: translated }, ..config.clone() };
+    let first = thread::spawn(move || join(&first).map(|collective| collective.size()));
+    assert_eq!(join(&rank(&config, 1)).unwrap().size(), 2);
+    assert_eq!(first.join().unwrap(), Ok(2));
+}
