@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
-use tessera_registry::{Followed, Registry, RegistryError, WorkerRecord, WorkerState};
+use tessera_registry::{Followed, Membership, Registry, RegistryError, WorkerRecord, WorkerState};
 use tessera_service::Tls;
 use tessera_types::{Epoch, Rank};
 use tokio::{
@@ -100,10 +100,14 @@ impl Former {
     /// Workers that are free for a moment may be a group's that is being re-formed: a spare does not take them from it.
     async fn let_others_go_first(&self) {
         let is_spare = self.ranks.is_empty() && self.spares() >= usize::from(self.config.tp);
-        let has_others = self.members.now().is_some_and(|members| members.replicas.len() > 1);
+        let has_others = self.members.now().is_some_and(|members| self.has_others(&members));
         if is_spare && has_others {
             sleep(COURTESY).await;
         }
+    }
+
+    fn has_others(&self, members: &Membership) -> bool {
+        members.replicas.keys().any(|replica| *replica != self.config.replica)
     }
 
     async fn rest(&mut self) {
@@ -181,7 +185,7 @@ impl Former {
             wanted: (0..needed)
                 .map(|rank| weights(&self.config, rank, needed).map(|request| request.fingerprint()))
                 .collect::<Result<_, _>>()?,
-            replica: self.config.replica.clone(),
+            among: self.has_others(&members).then(|| self.config.replica.clone()),
         };
         let workers = choose(&members, needed, &experience).map_err(|free| FormError::Workers { free, needed })?;
         let (epoch, claim) = Claim::take(Holder {

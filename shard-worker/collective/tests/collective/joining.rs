@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -176,9 +176,13 @@ fn strangers_on_the_port_do_not_keep_the_group_from_forming() {
 #[test]
 fn an_address_that_cannot_be_listened_on_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nowhere = "192.0.2.1:9".parse().unwrap();
-    let config = GroupConfig { transport: Transport::Tcp { addresses: vec![nowhere, other] }, ..group(Kind::Tcp, 2) };
-    assert!(error(&config).to_string().contains("192.0.2.1:9"));
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mine = SocketAddr::from(([127, 0, 0, 1], port));
+    let transport = Transport::Tcp { addresses: vec![mine, other] };
+    let config = GroupConfig { transport, deadline: Duration::from_millis(300), ..group(Kind::Tcp, 2) };
+    let error = error(&config).to_string();
+    assert!(error.contains(&format!("cannot listen on 0.0.0.0:{port}")), "{error}");
 }
 
 #[test]
