@@ -108,7 +108,8 @@ async fn a_client_that_does_not_read_loses_its_place_on_both_fronts() {
     let _ = unread.read_to_end(&mut came).await;
     assert!(!came.ends_with(b"[DONE]\n\n\r\n0\r\n\r\n"), "it was not answered in full");
 
-    let long = v1::Sampling { n: Some(16), ignore_eos: Some(true), max_new_tokens: Some(4000), ..Default::default() };
+    let long =
+        v1::Sampling { n: Some(16), ignore_eos: Some(true), max_new_tokens: Some(4000), logprobs: Some(5), ..Default::default() };
     let mut unread = house.client().await.generate(ask(long)).await.unwrap().into_inner();
     until_completions_answer(&house, 200).await;
     let status = loop {
