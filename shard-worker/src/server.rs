@@ -41,6 +41,7 @@ pub enum RunError {
 
 /// A shard worker that has its address and does not run yet.
 pub struct ShardWorker {
+    instance: u64,
     config: Config,
     bound: Bound,
     health: Health,
@@ -51,7 +52,7 @@ impl ShardWorker {
     pub async fn bind(config: Config) -> Result<Self, RunError> {
         let tls = config.tls.clone().map(Tls::read).transpose()?;
         let bound = bind(config.listen).await?.secured(tls.as_ref().map(Tls::acceptor));
-        Ok(Self { config, bound, health: Health::new(PATIENCE) })
+        Ok(Self { instance: rand::random(), config, bound, health: Health::new(PATIENCE) })
     }
 
     /// Where it listens.
@@ -75,6 +76,7 @@ impl ShardWorker {
             host: self.config.host.clone(),
             fingerprint: None,
             state: WorkerState::Ready,
+            instance: self.instance,
         }
     }
 
@@ -82,7 +84,7 @@ impl ShardWorker {
     /// registry, else its address is given to the coordinator by hand.
     pub async fn run(self, registry: Option<Registry>, stop: CancellationToken) -> Result<(), RunError> {
         let record = self.record();
-        let Self { config, bound, health } = self;
+        let Self { config, bound, health, .. } = self;
         let fence = Arc::new(Fence::default());
         let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
         let seen = inventory.subscribe();

@@ -26,7 +26,8 @@ for chunk in stream:
     usage = chunk.usage or usage
 assert "".join(pieces) == answer, (pieces, answer)
 assert len(pieces) > 1, "it did not stream"
-assert usage == whole.usage, (usage, whole.usage)
+counts = lambda usage: (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+assert counts(usage) == counts(whole.usage), (usage, whole.usage)
 
 scored = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=4, logprobs=True, top_logprobs=2)
 for entry in scored.choices[0].logprobs.content:

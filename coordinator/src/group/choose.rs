@@ -108,6 +108,7 @@ mod tests {
                 host: (*host).into(),
                 fingerprint: fingerprint.map(str::to_owned),
                 state: WorkerState::Ready,
+                instance: 0,
             };
             members.workers.insert(record.id.clone(), record);
         }

@@ -48,12 +48,25 @@ pub(crate) struct Former {
     state: watch::Sender<GroupState>,
     /// Workers of the last group, by rank.
     ranks: Vec<String>,
-    failed: Vec<(String, Instant)>,
+    failed: Vec<Failed>,
     started: Instant,
     /// Before the next attempt.
     pause: Duration,
     /// The least degree that the model is not known to be too large for.
     least: usize,
+}
+
+/// A worker that failed lately.
+struct Failed {
+    worker: String,
+    instance: u64,
+    since: Instant,
+}
+
+impl Failed {
+    fn is(&self, worker: &WorkerRecord) -> bool {
+        self.worker == worker.id && self.instance == worker.instance
+    }
 }
 
 impl Former {
@@ -129,15 +142,23 @@ impl Former {
     fn doubt(&mut self, workers: impl IntoIterator<Item = String>) {
         let now = Instant::now();
         let workers: Vec<_> = workers.into_iter().collect();
-        self.failed.retain(|(worker, since)| now.duration_since(*since) < DOUBT && !workers.contains(worker));
-        self.failed.extend(workers.into_iter().map(|worker| (worker, now)));
+        let members = self.members.now();
+        let instance = |worker: &String| members.as_ref()?.workers.get(worker).map(|record| record.instance);
+        // One that was started anew since is another worker of the same name.
+        self.failed.retain(|failed| {
+            now.duration_since(failed.since) < DOUBT
+                && !workers.contains(&failed.worker)
+                && instance(&failed.worker).is_none_or(|instance| instance == failed.instance)
+        });
+        let failed = workers.into_iter().map(|worker| Failed { instance: instance(&worker).unwrap_or(0), worker, since: now });
+        self.failed.extend(failed);
     }
 
     /// Workers that could be claimed now and have not failed lately.
     fn spares(&self) -> usize {
         let Some(members) = self.members.now() else { return 0 };
         let ready = members.free_workers().filter(|worker| worker.state == WorkerState::Ready);
-        ready.filter(|worker| !self.failed.iter().any(|(failed, _)| *failed == worker.id)).count()
+        ready.filter(|worker| !self.failed.iter().any(|failed| failed.is(worker))).count()
     }
 
     /// What to do about a group that runs, but could be another.
@@ -181,7 +202,7 @@ impl Former {
         let needed = self.degree();
         let experience = Experience {
             ranks: self.ranks.clone(),
-            doubtful: self.failed.iter().map(|(worker, _)| worker.clone()).collect(),
+            doubtful: self.failed.iter().map(|failed| failed.worker.clone()).collect(),
             wanted: (0..needed)
                 .map(|rank| weights(&self.config, rank, needed).map(|request| request.fingerprint()))
                 .collect::<Result<_, _>>()?,

@@ -104,6 +104,7 @@ async fn start_worker(registry: &Registry, n: usize) -> (FakeWorker, JoinHandle<
         host: "here".into(),
         fingerprint: None,
         state: WorkerState::Ready,
+        instance: 0,
     };
     registry.put_worker(lease.id(), &record).await.unwrap();
     (fake, server, lease)

@@ -100,9 +100,11 @@ impl ShardWorker for FakeWorker {
     }
 
     async fn get_status(&self, _: Request<wire::GetStatusRequest>) -> Result<Response<wire::GetStatusResponse>, Status> {
-        let (epoch, rank) = (self.control.lock().seen, *self.rank.lock());
+        let rank = *self.rank.lock();
+        let control = self.control.lock();
+        let (epoch, progress) = (control.seen, control.steps);
         let rank = (rank.0 == epoch).then_some(rank.1);
-        Ok(Response::new(wire::GetStatusResponse { epoch, rank, ..Default::default() }))
+        Ok(Response::new(wire::GetStatusResponse { epoch, rank, progress, ..Default::default() }))
     }
 
     async fn drain(&self, _: Request<wire::DrainWorkerRequest>) -> Result<Response<wire::DrainWorkerResponse>, Status> {

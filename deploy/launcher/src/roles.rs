@@ -133,6 +133,7 @@ async fn static_workers(registry: &Registry, addresses: &[String], tls: bool) ->
             memory_bytes: 0,
             fingerprint: None,
             state: WorkerState::Ready,
+            instance: 0,
         };
         registry.put_worker(lease.id(), &record).await?;
     }

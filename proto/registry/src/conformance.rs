@@ -31,6 +31,7 @@ fn worker(id: &str) -> WorkerRecord {
         host: "here".into(),
         fingerprint: None,
         state: WorkerState::Ready,
+        instance: 1,
     }
 }
 

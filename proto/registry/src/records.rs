@@ -20,6 +20,9 @@ pub struct WorkerRecord {
     pub fingerprint: Option<String>,
     /// Whether it may be claimed.
     pub state: WorkerState,
+    /// Another one after each start, so that a worker that came back is told from the one that failed.
+    #[serde(default)]
+    pub instance: u64,
 }
 
 /// Whether a worker may be claimed.

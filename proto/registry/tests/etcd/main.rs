@@ -37,6 +37,7 @@ fn worker(id: &str, memory_bytes: u64) -> WorkerRecord {
         host: "here".into(),
         fingerprint: None,
         state: WorkerState::Ready,
+        instance: 1,
     }
 }
 
