@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 . deploy/prerequisites.sh
 need etcd etcd-server
 cargo build --release --locked --quiet --workspace
-export TESSERA_LOG="${TESSERA_LOG:-error}"
+export TESSERA_LOG="${TESSERA_LOG:-info}"
 exec target/release/tessera-storm "$@"

@@ -10,7 +10,7 @@ pub use plan::Plan;
 pub use process::Usage;
 pub use status::Status;
 
-use std::{collections::BTreeMap, fs::File, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, env, fs::File, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -75,7 +75,9 @@ impl Fleet {
 
     /// Starts three nodes of etcd, and no role.
     pub async fn empty() -> Result<Self> {
-        let (etcd, home, plan) = (Etcd::start(3).await, tempfile::tempdir()?, Plan::default());
+        let (etcd, mut home, plan) = (Etcd::start(3).await, tempfile::tempdir()?, Plan::default());
+        // Whoever wants to know what the processes said.
+        home.disable_cleanup(env::var_os("TESSERA_KEEP_LOGS").is_some());
         Ok(Self { etcd, processes: BTreeMap::new(), links: BTreeMap::new(), doors: Doors::default(), plan, home })
     }
 

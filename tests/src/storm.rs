@@ -23,9 +23,9 @@ const MORE: Usage = Usage { memory: 64 << 20, descriptors: 40 };
 /// How long what was left behind may take to go: leases end within seconds.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Two replicas of two ranks, two spare workers and a spare coordinator, two routers.
+/// Two replicas of two ranks, a spare worker, a spare coordinator, two routers.
 fn plan() -> Plan {
-    Plan { workers: 6, linked: 2, coordinators: 3, routers: 2, drain: 5, ..Plan::default() }
+    Plan { workers: 5, linked: 2, coordinators: 3, routers: 2, drain: 5, ..Plan::default() }
 }
 
 /// Lets `faults` faults drawn from `seed` happen, and tells each by `say`.
