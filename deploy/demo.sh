@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/prerequisites.sh
-need cc build-essential
+need_to_build
 cargo build --release --locked --quiet --workspace
 exec target/release/tessera demo "$@"

@@ -18,10 +18,7 @@ done
 . deploy/prerequisites.sh
 need etcd etcd-server curl curl
 if [ "$build" = yes ]; then
-    # etcd's client generates code at build time, with protoc and the includes that come with it.
-    need cc build-essential protoc protobuf-compiler
-    includes=/usr/include/google/protobuf/empty.proto
-    [ -e "$includes" ] || need "$includes" libprotobuf-dev
+    need_to_build
     cargo build --release --locked --quiet --package tessera-launcher
 fi
 tessera=${TESSERA_BIN:-target/release/tessera}

@@ -1,5 +1,5 @@
 # Sourced by the scripts that build: makes sure of what the build needs, by apt where that is allowed.
-# usage: . deploy/prerequisites.sh; need COMMAND PACKAGE [COMMAND PACKAGE ...]
+# usage: . deploy/prerequisites.sh; need_to_build; need COMMAND PACKAGE [COMMAND PACKAGE ...]
 
 need() {
     local missing=()
@@ -23,4 +23,11 @@ need() {
         echo "Please install Rust 1.95 or newer with rustup; Debian's own is too old." >&2
         exit 1
     fi
+}
+
+# What a build takes: a C compiler, and for etcd's client protoc with the includes that come with it.
+need_to_build() {
+    local includes=/usr/include/google/protobuf/empty.proto
+    need cc build-essential protoc protobuf-compiler
+    [ -e "$includes" ] || need "$includes" libprotobuf-dev
 }

@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/prerequisites.sh
-need cc build-essential python3 python3
+need_to_build
+need python3 python3 etcd etcd-server
 
 # Clients and reference programs that nobody here wrote; their versions are pinned in requirements.txt.
 venv=target/test-venv
@@ -21,3 +22,6 @@ export TESSERA_PYTHON TESSERA_TEKKEN
 # The end-to-end tests start the real binary.
 cargo build --release --locked --workspace --all-targets
 cargo test --release --locked --workspace "$@"
+
+# What is deployed, checked against the schemas and the binary's own options.
+./tests/k8s.sh target/release/tessera

@@ -69,6 +69,12 @@ impl RequestError {
         Self { field: Some(field.into()), ..Self::new(ErrorKind::PromptTooLong, problem) }
     }
 
+    /// Text of `bytes` where the `context` holds no more than `limit`, whatever the text is.
+    pub(crate) fn text_too_long(field: &str, bytes: usize, limit: usize, context: usize) -> Self {
+        let problem = format!("the text has {bytes} bytes; the context has {context} tokens, which are {limit} bytes at most");
+        Self { field: Some(field.into()), ..Self::new(ErrorKind::PromptTooLong, problem) }
+    }
+
     /// Another model than `served`.
     pub(crate) fn model_not_found(asked: &str, served: &str) -> Self {
         let asked: String = asked.chars().take(100).collect();

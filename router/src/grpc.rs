@@ -1,6 +1,7 @@
 //! `tessera.v1.Inference`.
 
 mod deadline;
+mod intake;
 mod plain_streams;
 mod reply;
 mod request;
@@ -15,18 +16,18 @@ use tessera_proto::v1::{
 };
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
-use self::{plain_streams::PlainStreams, reply::Teller};
-use crate::{RequestError, router::Router};
+use self::{intake::Intake, plain_streams::PlainStreams, reply::Teller};
+use crate::{metrics, router::Router};
 
 /// The service, ready to be added to a server.
-pub(crate) fn service(router: Arc<Router>) -> PlainStreams<InferenceServer<impl Inference>> {
+pub(crate) fn service(router: Arc<Router>) -> Intake<PlainStreams<InferenceServer<impl Inference>>> {
     let limit = router.limits().max_body_bytes;
-    let service = InferenceServer::new(Front { router })
+    let service = InferenceServer::new(Front { router: router.clone() })
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(limit)
         .max_encoding_message_size(tessera_proto::MAX_MESSAGE_BYTES);
-    PlainStreams(service)
+    Intake::new(PlainStreams(service), router)
 }
 
 struct Front {
@@ -38,8 +39,9 @@ impl Inference for Front {
     type GenerateStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
 
     async fn generate(&self, call: Request<GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
-        let request = request::read(self.enter(call)?);
-        let (accepted, session) = self.router.generate(request).await?;
+        let request = request::read(call);
+        let entry = self.router.enter(metrics::Front::Grpc, request.arrived)?;
+        let (accepted, session) = self.router.generate(entry, request).await?;
         let teller = Teller::new(session.prepared(), self.router.model_name());
         let accepted = teller.accepted(accepted);
         let events = session.events().map(move |event| event.map(|event| teller.event(event)).map_err(Status::from));
@@ -48,14 +50,15 @@ impl Inference for Front {
     }
 
     async fn generate_once(&self, call: Request<GenerateRequest>) -> Result<Response<GenerateOnceResponse>, Status> {
-        let request = request::read(self.enter(call)?);
-        let (accepted, session) = self.router.generate(request).await?;
+        let request = request::read(call);
+        let entry = self.router.enter(metrics::Front::Grpc, request.arrived)?;
+        let (accepted, session) = self.router.generate(entry, request).await?;
         let teller = Teller::new(session.prepared(), self.router.model_name());
         Ok(Response::new(teller.once(accepted, session.events()).await?))
     }
 
     async fn count_tokens(&self, call: Request<CountTokensRequest>) -> Result<Response<CountTokensResponse>, Status> {
-        let call = self.enter(call)?.into_inner();
+        let call = call.into_inner();
         let input = request::counted(call.input);
         let sizes = call.image_sizes.into_iter().map(|size| (size.width, size.height)).collect();
         let count = self.router.count(&call.model, input, sizes).await?;
@@ -63,7 +66,7 @@ impl Inference for Front {
     }
 
     async fn tokenize(&self, call: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
-        let call = self.enter(call)?.into_inner();
+        let call = call.into_inner();
         let tokens = self.router.tokenize(&call.model, call.text).await?;
         let tokenizer = self.router.tokenizer();
         Ok(Response::new(TokenizeResponse {
@@ -72,17 +75,7 @@ impl Inference for Front {
         }))
     }
 
-    async fn get_model_info(&self, call: Request<GetModelInfoRequest>) -> Result<Response<GetModelInfoResponse>, Status> {
-        self.enter(call)?;
+    async fn get_model_info(&self, _: Request<GetModelInfoRequest>) -> Result<Response<GetModelInfoResponse>, Status> {
         Ok(Response::new(reply::model_info(&self.router)))
-    }
-}
-
-impl Front {
-    /// Lets a call in, if it may.
-    fn enter<T>(&self, call: Request<T>) -> Result<Request<T>, RequestError> {
-        let key = call.metadata().get("authorization").map(|key| key.as_bytes());
-        self.router.keys().check(key)?;
-        Ok(call)
     }
 }

@@ -24,14 +24,24 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
+use tokio::time::timeout_at;
 
+pub(crate) use self::call::BODY_WITHIN;
 use self::{
     answer::{Answer, Api},
     call::Call,
     chunks::Chunks,
     sampling::Delivery,
 };
-use crate::{RequestError, request, router::Router};
+use crate::{
+    RequestError,
+    metrics::Front,
+    request,
+    router::{Entry, Router},
+};
+
+/// Bodies up to so many bytes are parsed where they are, in well under a millisecond.
+const SHORT_BODY: usize = 16 << 10;
 
 /// Every path that is answered.
 pub(crate) fn routes(router: Arc<Router>) -> axum::Router {
@@ -55,10 +65,8 @@ async fn chat(
     Extension(call): Extension<Call>,
     body: Request,
 ) -> Result<Response, RequestError> {
-    let body = call::read(body, router.limits()).await?;
-    let (request, delivery) = chat_request::parse(&body, &call)?;
-    drop(body);
-    answer(&router, Api::Chat, &call, request, delivery).await
+    let (entry, (request, delivery)) = receive(&router, &call, body, chat_request::parse).await?;
+    answer(&router, Api::Chat, &call, entry, request, delivery).await
 }
 
 async fn completions(
@@ -66,23 +74,51 @@ async fn completions(
     Extension(call): Extension<Call>,
     body: Request,
 ) -> Result<Response, RequestError> {
-    let body = call::read(body, router.limits()).await?;
-    let (request, delivery) = completion_request::parse(&body, &call)?;
-    drop(body);
-    answer(&router, Api::Text, &call, request, delivery).await
+    let (entry, (request, delivery)) = receive(&router, &call, body, completion_request::parse).await?;
+    answer(&router, Api::Text, &call, entry, request, delivery).await
+}
+
+type Parse<T> = fn(&[u8], &Call) -> Result<T, RequestError>;
+
+/// Takes a request on, then reads its body.
+async fn receive<T: Send + 'static>(
+    router: &Router,
+    call: &Call,
+    body: Request,
+    parse: Parse<T>,
+) -> Result<(Entry, T), RequestError> {
+    let entry = router.enter(Front::Http, call.arrived())?;
+    let read = async {
+        let body = call::read(body, router.limits(), &entry.permit).await?;
+        if body.len() < SHORT_BODY {
+            return parse(&body, call);
+        }
+        let call = call.clone();
+        router.workers().run(move || parse(&body, &call)).await?
+    };
+    let read = timeout_at(call.arrived() + router.limits().max_duration, read).await;
+    match read.unwrap_or_else(|_| Err(RequestError::deadline("its body was being read"))) {
+        Ok(parsed) => {
+            // What the body became is counted anew.
+            entry.permit.release();
+            Ok((entry, parsed))
+        }
+        Err(error) => Err(entry.refused(error)),
+    }
 }
 
 async fn answer(
     router: &Router,
     api: Api,
     call: &Call,
+    entry: Entry,
     request: request::Request,
     delivery: Delivery,
 ) -> Result<Response, RequestError> {
-    let (_, session) = router.generate(request).await?;
+    let (_, session) = router.generate(entry, request).await?;
     let answer = Answer::new(api, call.id(), router.model_name(), session.prepared());
     if delivery.stream {
-        return Ok(sse::respond(session.events(), Chunks::new(answer, delivery)));
+        return Ok(sse::respond(session.events(), Chunks::new(answer, delivery), router.limits().max_unread));
     }
     let body = whole::collect(&answer, session.events()).await?;
     Ok(Json(body).into_response())

@@ -26,6 +26,8 @@ mod session;
 mod stops;
 mod text;
 mod trace;
+mod watched;
+mod workers;
 
 pub use auth::ApiKeys;
 pub use config::{ModelSource, Patience, RouterConfig};

@@ -25,6 +25,8 @@ pub struct Limits {
     pub max_listed_tokens: usize,
     /// How long a request may take when the client sets no deadline.
     pub max_duration: Duration,
+    /// How long a client may leave its stream unread.
+    pub max_unread: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +42,7 @@ impl Default for Limits {
             max_stop_bytes: 1024,
             max_listed_tokens: 1024,
             max_duration: Duration::from_secs(3600),
+            max_unread: Duration::from_secs(60),
         }
     }
 }

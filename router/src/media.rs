@@ -5,13 +5,11 @@ mod data_uri;
 mod fetch;
 mod guard;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::future::try_join_all;
 use tessera_prompt::{ImageError, ImageLimits, grid_of};
 use tessera_types::{Grid, ImageEncode, VisionSpec};
-use tokio::{sync::Semaphore, task::spawn_blocking, time::Instant};
+use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
     address::Network,
@@ -20,18 +18,25 @@ pub use self::{
 use self::{data_uri::DataUri, fetch::Fetcher};
 use crate::{
     RequestError, RouterConfig,
+    admission::Permit,
     event::Timings,
     metrics::Metrics,
     request::{ImageData, ImageSource},
+    workers::Workers,
 };
+
+/// Images fetched at once.
+const MAX_FETCHES: usize = 64;
 
 /// Has, looks at and prepares images.
 pub(crate) struct Media {
     spec: Option<VisionSpec>,
     fetcher: Fetcher,
     limits: ImageLimits,
-    /// Image work is long and the event loop must not wait for it; so many at once leave room for the rest.
-    workers: Arc<Semaphore>,
+    /// Image work is long, and the event loop must not wait for it.
+    workers: Workers,
+    /// What is being fetched is on nobody's account yet.
+    fetches: Semaphore,
     metrics: Metrics,
 }
 
@@ -48,10 +53,10 @@ pub(crate) struct Probed {
 }
 
 impl Media {
-    pub(crate) fn new(spec: Option<VisionSpec>, config: &RouterConfig, metrics: Metrics) -> Self {
+    pub(crate) fn new(spec: Option<VisionSpec>, config: &RouterConfig, workers: Workers, metrics: Metrics) -> Self {
         let limits = ImageLimits { max_bytes: config.limits.max_image_bytes, max_pixels: config.limits.max_image_pixels };
-        let workers = Arc::new(Semaphore::new(config.image_workers.max(1)));
-        Self { spec, fetcher: Fetcher::new(config.fetch.clone()), limits, workers, metrics }
+        let fetches = Semaphore::new(MAX_FETCHES);
+        Self { spec, fetcher: Fetcher::new(config.fetch.clone()), limits, workers, fetches, metrics }
     }
 
     /// Whether any URL is fetched.
@@ -73,7 +78,8 @@ impl Media {
     /// Has every image, and reads its header. Those behind URLs are fetched at the same time.
     pub(crate) async fn probe(
         &self,
-        images: Vec<(String, &ImageSource)>,
+        images: Vec<(String, ImageSource)>,
+        permit: &Permit,
         timings: &mut Timings,
     ) -> Result<Vec<Probed>, RequestError> {
         if images.is_empty() {
@@ -81,36 +87,32 @@ impl Media {
         }
         let started = Instant::now();
         let any_url = images.iter().any(|(_, image)| matches!(image.data, ImageData::Url(_)));
-        let probed = try_join_all(images.into_iter().map(|(field, image)| self.probe_one(field, image))).await?;
+        let probed = try_join_all(images.into_iter().map(|(field, image)| self.probe_one(field, image, permit))).await?;
         let spent = started.elapsed().as_micros() as u64;
         *(if any_url { &mut timings.image_fetch_us } else { &mut timings.image_decode_us }) += spent;
         Ok(probed)
     }
 
-    async fn probe_one(&self, field: String, image: &ImageSource) -> Result<Probed, RequestError> {
+    async fn probe_one(&self, field: String, image: ImageSource, permit: &Permit) -> Result<Probed, RequestError> {
         let wrong = |problem: String| RequestError::invalid(field.clone(), problem);
-        let mut mime = image.mime.clone();
-        let file = match &image.data {
-            ImageData::Bytes(file) => file.clone(),
-            ImageData::Url(url) => {
-                self.fetcher.fetch(url, self.limits.max_bytes).await.map_err(|error| wrong(error.to_string()))?
-            }
-            ImageData::DataUri(uri) => {
-                let uri = DataUri::parse(uri).map_err(wrong)?;
-                uri.decode(self.limits.max_bytes).map_err(wrong)?.into()
-            }
-            ImageData::Missing => return Err(wrong("has no data, URL or data URI".into())),
+        let data = match image.data {
+            ImageData::Url(url) => ImageData::Bytes(self.fetch(&url, permit).await?.map_err(wrong)?),
+            data => data,
         };
-        mime.make_ascii_lowercase();
-        match sniff(&file) {
-            Some(found) if !mime.is_empty() && mime != found => {
-                return Err(wrong(format!("is said to be {mime}, but is {found}")));
-            }
-            _ => {}
-        }
-        let (width, height) = tessera_prompt::probe(&file, &self.limits).map_err(|error| wrong(error.to_string()))?;
+        let limits = self.limits;
+        let looked = self.workers.run(move || look(data, &image.mime, &limits)).await?;
+        let (file, width, height) = looked.map_err(wrong)?;
         let grid = self.grid(width, height).map_err(wrong)?;
         Ok(Probed { field, file, width, height, grid })
+    }
+
+    async fn fetch(&self, url: &str, permit: &Permit) -> Result<Result<Bytes, String>, RequestError> {
+        let _one = self.fetches.acquire().await.map_err(|error| RequestError::internal(error.to_string()))?;
+        let fetched = self.fetcher.fetch(url, self.limits.max_bytes).await;
+        if let Ok(file) = &fetched {
+            permit.hold(file.len())?;
+        }
+        Ok(fetched.map_err(|error| error.to_string()))
     }
 
     /// What images take once they are prepared: three floats a pixel.
@@ -127,18 +129,40 @@ impl Media {
     async fn prepare_one(&self, image: Probed) -> Result<ImageEncode, RequestError> {
         let Some(spec) = self.spec.clone() else { return Err(RequestError::internal("an image for a model without vision")) };
         let limits = self.limits;
-        let broken = |error: &dyn std::error::Error| RequestError::internal(error.to_string());
-        // The permit goes with the work: a client that goes away leaves its work to its end.
-        let permit = self.workers.clone().acquire_owned().await.map_err(|error| broken(&error))?;
         let work = move || {
-            let _permit = permit;
             let started = Instant::now();
             (tessera_prompt::prepare(&image.file, &spec, &limits), started.elapsed(), image.field)
         };
-        let (prepared, spent, field) = spawn_blocking(work).await.map_err(|error| broken(&error))?;
+        let (prepared, spent, field) = self.workers.run(work).await?;
         self.metrics.image(spent);
         let prepared = prepared.map_err(|error| RequestError::invalid(field, error.to_string()))?;
         Ok(ImageEncode { key: prepared.key, grid: prepared.grid, pixels: prepared.pixels })
+    }
+}
+
+/// An image's file, with the width and height that its header tells.
+fn look(data: ImageData, mime: &str, limits: &ImageLimits) -> Result<(Bytes, u32, u32), String> {
+    let file = match data {
+        ImageData::Bytes(file) => file,
+        ImageData::DataUri(uri) => DataUri::parse(&uri)?.decode(limits.max_bytes)?.into(),
+        ImageData::Url(_) | ImageData::Missing => return Err("has no data, URL or data URI".into()),
+    };
+    let mime = claimed(mime);
+    match sniff(&file) {
+        Some(found) if !mime.is_empty() && mime != found => return Err(format!("is said to be {mime}, but is {found}")),
+        _ => {}
+    }
+    let (width, height) = tessera_prompt::probe(&file, limits).map_err(|error| error.to_string())?;
+    Ok((file, width, height))
+}
+
+/// The type that a client claims, by its registered name; empty when it claims none.
+fn claimed(mime: &str) -> String {
+    let mime = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match mime.as_str() {
+        "image/jpg" | "image/pjpeg" => "image/jpeg".into(),
+        "application/octet-stream" => String::new(),
+        _ => mime,
     }
 }
 
@@ -150,5 +174,23 @@ fn sniff(file: &[u8]) -> Option<&'static str> {
         [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_goes_by_its_registered_name() {
+        for (given, name) in [
+            ("image/jpg", "image/jpeg"),
+            ("Image/PJPEG;q=1", "image/jpeg"),
+            ("image/png", "image/png"),
+            ("application/octet-stream", ""),
+            ("", ""),
+        ] {
+            assert_eq!(claimed(given), name, "{given}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use tessera_prompt::Tokenizer;
 use tessera_types::{Grid, ImageEncode, ImageKey, PlacedImage, TokenId};
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     Limits, RequestError, RouterConfig,
@@ -20,6 +20,7 @@ use crate::{
     request::{Input, Request, is_fit_id},
     resolve::{Resolved, resolve},
     trace::Trace,
+    workers::Workers,
 };
 
 /// A request that a replica can run.
@@ -51,7 +52,7 @@ pub(crate) struct Prepared {
     /// What its tokens mean.
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// Its share of what the router takes on.
-    pub(crate) _permit: Option<Permit>,
+    pub(crate) _permit: Permit,
 }
 
 impl Prepared {
@@ -104,36 +105,42 @@ pub(crate) struct Pipeline {
     model: Arc<Model>,
     limits: Limits,
     media: Media,
+    workers: Workers,
+    /// Bytes of text in the longest context, if every token were the longest.
+    max_text: usize,
 }
 
 impl Pipeline {
-    pub(crate) fn new(model: Arc<Model>, config: &RouterConfig, metrics: Metrics) -> Self {
-        let media = Media::new(model.spec.vision.clone(), config, metrics);
-        Self { model, limits: config.limits.clone(), media }
+    pub(crate) fn new(model: Arc<Model>, config: &RouterConfig, workers: Workers, metrics: Metrics) -> Self {
+        let media = Media::new(model.spec.vision.clone(), config, workers.clone(), metrics);
+        let max_text = model.spec.max_context.saturating_mul(model.tokenizer.longest_token());
+        Self { model, limits: config.limits.clone(), media, workers, max_text }
     }
 
-    /// Prepares a request. `max_context` is waited for when the prompt's length is known, and `hold` is asked before
+    /// Prepares a request. `max_context` is waited for when the prompt's length is known, and `permit` is asked before
     /// memory is taken.
     pub(crate) async fn prepare(
         &self,
         request: Request,
+        permit: Permit,
         deadline: Instant,
         max_context: impl Future<Output = Result<usize, RequestError>>,
-        mut hold: impl FnMut(usize) -> Result<(), RequestError>,
     ) -> Result<Prepared, RequestError> {
         self.model.check_name(&request.model)?;
         let id = name(request.id)?;
         let mut resolved = resolve(&request.sampling, &self.limits, self.model.spec.decoder.vocab_size)?;
-        let input = request.input.ok_or_else(|| RequestError::invalid("input", "is missing: give messages, text or tokens"))?;
+        let mut input =
+            request.input.ok_or_else(|| RequestError::invalid("input", "is missing: give messages, text or tokens"))?;
         check(&input, &self.model)?;
-        hold(input.bytes())?;
+        permit.hold(input.bytes())?;
+        self.can_fit(&input)?;
         let mut timings = Timings::default();
-        let probed = self.probe(&input, &mut timings).await?;
+        let probed = self.probe(&mut input, &permit, &mut timings).await?;
         let grids: Vec<Grid> = probed.iter().map(|image| image.grid).collect();
         let field = input.field();
         let layout = self.lay_out(input, grids.clone()).await?;
         resolved.fit(field, layout.tokens.len(), max_context.await?)?;
-        hold(self.media.prepared_bytes(&probed))?;
+        permit.hold(self.media.prepared_bytes(&probed))?;
         let started = Instant::now();
         let encodes = self.media.prepare(probed).await?;
         if !encodes.is_empty() {
@@ -157,7 +164,7 @@ impl Pipeline {
             timings,
             trace: request.trace,
             tokenizer: self.model.tokenizer.clone(),
-            _permit: None,
+            _permit: permit,
         })
     }
 
@@ -166,13 +173,17 @@ impl Pipeline {
         &self,
         input: Option<Input>,
         sizes: Vec<(u32, u32)>,
+        permit: &Permit,
         max_context: usize,
     ) -> Result<Count, RequestError> {
+        self.few_images("image_sizes", sizes.len())?;
         let mut images = Vec::new();
         let mut prompt_tokens = 0;
-        if let Some(input) = input {
+        if let Some(mut input) = input {
             check(&input, &self.model)?;
-            let probed = self.probe(&input, &mut Timings::default()).await?;
+            permit.hold(input.bytes())?;
+            self.can_fit(&input)?;
+            let probed = self.probe(&mut input, permit, &mut Timings::default()).await?;
             images.extend(probed.iter().map(|image| (image.width, image.height, image.grid)));
             let grids = images.iter().map(|&(_, _, grid)| grid).collect();
             prompt_tokens = self.lay_out(input, grids).await?.tokens.len();
@@ -187,12 +198,14 @@ impl Pipeline {
     }
 
     /// Text as tokens. A long text is a matter for a thread of its own.
-    pub(crate) async fn tokenize(&self, text: String) -> Result<Vec<TokenId>, RequestError> {
+    pub(crate) async fn tokenize(&self, text: String, permit: &Permit) -> Result<Vec<TokenId>, RequestError> {
+        permit.hold(text.len())?;
+        self.text_can_fit("text", text.len())?;
         let tokenizer = self.model.tokenizer.clone();
         if text.len() < SHORT_TEXT {
             return Ok(tokenizer.encode(&text));
         }
-        spawn_blocking(move || tokenizer.encode(&text)).await.map_err(|error| RequestError::internal(error.to_string()))
+        self.workers.run(move || tokenizer.encode(&text)).await
     }
 
     /// Whether any image URL is fetched.
@@ -200,13 +213,37 @@ impl Pipeline {
         self.media.fetches_urls()
     }
 
-    async fn probe(&self, input: &Input, timings: &mut Timings) -> Result<Vec<Probed>, RequestError> {
-        let images = input.images();
-        if images.len() > self.limits.max_images {
-            let problem = format!("has {} images; at most {} are taken in a request", images.len(), self.limits.max_images);
-            return Err(RequestError::invalid(input.field(), problem));
+    async fn probe(&self, input: &mut Input, permit: &Permit, timings: &mut Timings) -> Result<Vec<Probed>, RequestError> {
+        let field = input.field();
+        let images = input.take_images();
+        self.few_images(field, images.len())?;
+        self.media.probe(images, permit, timings).await
+    }
+
+    fn few_images(&self, field: &str, images: usize) -> Result<(), RequestError> {
+        let most = self.limits.max_images;
+        match images > most {
+            true => Err(RequestError::invalid(field, format!("has {images} images; at most {most} are taken in a request"))),
+            false => Ok(()),
         }
-        self.media.probe(images, timings).await
+    }
+
+    /// Refuses what no tokenizer could make short enough, before it is tried.
+    fn can_fit(&self, input: &Input) -> Result<(), RequestError> {
+        match input {
+            Input::Tokens { ids, .. } if ids.len() > self.model.spec.max_context => {
+                Err(RequestError::prompt_too_long("tokens", ids.len(), self.model.spec.max_context))
+            }
+            Input::Tokens { .. } => Ok(()),
+            Input::Messages(_) | Input::Text(_) => self.text_can_fit(input.field(), input.text_bytes()),
+        }
+    }
+
+    fn text_can_fit(&self, field: &str, bytes: usize) -> Result<(), RequestError> {
+        match bytes > self.max_text {
+            true => Err(RequestError::text_too_long(field, bytes, self.max_text, self.model.spec.max_context)),
+            false => Ok(()),
+        }
     }
 
     async fn lay_out(&self, input: Input, grids: Vec<Grid>) -> Result<Layout, RequestError> {
@@ -214,8 +251,7 @@ impl Pipeline {
         if input.text_bytes() < SHORT_TEXT {
             return lay_out(&model, &input, &grids);
         }
-        let laid_out = spawn_blocking(move || lay_out(&model, &input, &grids)).await;
-        laid_out.map_err(|error| RequestError::internal(error.to_string()))?
+        self.workers.run(move || lay_out(&model, &input, &grids)).await?
     }
 }
 

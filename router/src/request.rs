@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{metrics::Front, trace::Trace};
+use crate::trace::Trace;
 
 /// A request as it was read.
 #[derive(Clone, Debug)]
@@ -20,8 +20,6 @@ pub(crate) struct Request {
     pub(crate) priority: i32,
     /// Deltas carry token ids, and `accepted` the prompt's.
     pub(crate) return_token_ids: bool,
-    /// By which front it came.
-    pub(crate) front: Front,
     /// When the router first heard of it.
     pub(crate) arrived: Instant,
     /// When the client stops waiting, if it said so.
@@ -179,6 +177,18 @@ impl Input {
 }
 
 impl Input {
+    /// Takes the images' data out, in order, each with its path; what stays says where they stand.
+    pub(crate) fn take_images(&mut self) -> Vec<(String, ImageSource)> {
+        let fields: Vec<_> = self.images().into_iter().map(|(field, _)| field).collect();
+        let sources: Vec<_> = match self {
+            Self::Messages(messages) => messages.iter_mut().flat_map(Message::images_mut).collect(),
+            Self::Text(_) => Vec::new(),
+            Self::Tokens { images, .. } => images.iter_mut().collect(),
+        };
+        let blank = || ImageSource { data: ImageData::Missing, mime: String::new() };
+        fields.into_iter().zip(sources).map(|(field, image)| (field, std::mem::replace(image, blank()))).collect()
+    }
+
     /// The input's field in the gRPC API.
     pub(crate) fn field(&self) -> &'static str {
         match self {
@@ -205,6 +215,17 @@ impl Input {
 }
 
 impl Message {
+    fn images_mut(&mut self) -> impl Iterator<Item = &mut ImageSource> {
+        let parts = match &mut self.content {
+            Content::Text(_) => &mut [][..],
+            Content::Parts(parts) => parts,
+        };
+        parts.iter_mut().filter_map(|part| match part {
+            Part::Image(image) => Some(image),
+            Part::Text(_) | Part::Empty => None,
+        })
+    }
+
     fn text_bytes(&self) -> usize {
         match &self.content {
             Content::Text(text) => text.len(),

@@ -13,18 +13,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiKeys, Limits, Patience, RequestError, RouterConfig,
-    admission::Admission,
+    admission::{Admission, Permit},
     event::Accepted,
-    metrics::Metrics,
+    metrics::{Front, Metrics, Tally},
     model::{Model, ModelError},
     pipeline::{Count, Pipeline, Prepared},
     replicas::Replicas,
     request::{Input, Request},
     session::{COME_BACK, Session},
+    workers::Workers,
 };
 
 /// A process that waits on others is not unhealthy for it: only phases count.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(3600);
+/// Between two looks for a replica.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A request that was taken on.
+pub(crate) struct Entry {
+    /// Its share of what the router takes on.
+    pub(crate) permit: Permit,
+    tally: Tally,
+}
+
+impl Entry {
+    /// Counts the request as refused.
+    pub(crate) fn refused(mut self, error: RequestError) -> RequestError {
+        self.tally.failed(error.kind);
+        error
+    }
+}
 
 /// The router behind its fronts.
 pub(crate) struct Router {
@@ -32,6 +50,7 @@ pub(crate) struct Router {
     pipeline: Pipeline,
     replicas: Arc<Replicas>,
     admission: Admission,
+    workers: Workers,
     metrics: Metrics,
     health: Health,
     keys: ApiKeys,
@@ -47,11 +66,13 @@ impl Router {
     pub(crate) fn new(config: &RouterConfig, tls: Option<Tls>) -> Result<Self, ModelError> {
         let model = Arc::new(Model::load(config)?);
         let metrics = Metrics::new();
+        let workers = Workers::new(config.image_workers);
         Ok(Self {
-            pipeline: Pipeline::new(model.clone(), config, metrics.clone()),
+            pipeline: Pipeline::new(model.clone(), config, workers.clone(), metrics.clone()),
             model,
             replicas: Replicas::new(tls),
             admission: Admission::new(config.max_requests, config.max_held_bytes),
+            workers,
             metrics,
             health: Health::new(HEALTH_PATIENCE),
             keys: config.api_keys.clone(),
@@ -63,10 +84,27 @@ impl Router {
         })
     }
 
+    /// Takes a request on before anything of it is known, or refuses it.
+    pub(crate) fn enter(&self, front: Front, arrived: Instant) -> Result<Entry, RequestError> {
+        let mut tally = self.metrics.begin(front, arrived);
+        match self.admission.enter() {
+            Ok(permit) => Ok(Entry { permit, tally }),
+            Err(error) => {
+                tally.failed(error.kind);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a body on before it is known what it asks for, or refuses it.
+    pub(crate) fn receive(&self, front: Front) -> Result<Permit, RequestError> {
+        self.admission.enter().inspect_err(|error| self.metrics.begin(front, Instant::now()).failed(error.kind))
+    }
+
     /// Runs a request: every check, its images, its place on a replica.
-    pub(crate) async fn generate(&self, request: Request) -> Result<(Accepted, Session), RequestError> {
-        let mut tally = self.metrics.begin(request.front, request.arrived);
-        match self.prepare(request).await {
+    pub(crate) async fn generate(&self, entry: Entry, request: Request) -> Result<(Accepted, Session), RequestError> {
+        let Entry { permit, mut tally } = entry;
+        match self.prepare(permit, request).await {
             Ok(prepared) => Session::start(prepared, self.replicas.clone(), self.patience, tally, self.closing.clone()).await,
             Err(error) => {
                 tally.failed(error.kind);
@@ -75,14 +113,11 @@ impl Router {
         }
     }
 
-    async fn prepare(&self, request: Request) -> Result<Prepared, RequestError> {
+    async fn prepare(&self, permit: Permit, request: Request) -> Result<Prepared, RequestError> {
         let latest = request.arrived + self.limits.max_duration;
         let deadline = request.deadline.map_or(latest, |deadline| deadline.min(latest));
-        let mut permit = self.admission.enter()?;
-        let prepared =
-            self.pipeline.prepare(request, deadline, self.context_when_ready(), |bytes| self.admission.hold(&mut permit, bytes));
-        let prepared = timeout_at(deadline, prepared).await.map_err(|_| RequestError::deadline("it was being prepared"))??;
-        Ok(Prepared { _permit: Some(permit), ..prepared })
+        let prepared = self.pipeline.prepare(request, permit, deadline, self.context_when_ready());
+        timeout_at(deadline, prepared).await.map_err(|_| RequestError::deadline("it was being prepared"))?
     }
 
     /// The context that can be served, once there is a replica to serve it.
@@ -92,7 +127,8 @@ impl Router {
             if Instant::now() >= by {
                 return Err(RequestError::unavailable("no replica is ready", COME_BACK));
             }
-            self.replicas.wait_for_change(by).await;
+            // One that comes between the look and the wait is seen at the next look.
+            self.replicas.wait_for_change(by.min(Instant::now() + PAUSE)).await;
         }
         Ok(self.max_context())
     }
@@ -100,17 +136,19 @@ impl Router {
     /// What a request would cost.
     pub(crate) async fn count(&self, model: &str, input: Option<Input>, sizes: Vec<(u32, u32)>) -> Result<Count, RequestError> {
         self.check_model(model)?;
-        let _permit = self.admission.enter()?;
+        let permit = self.admission.enter()?;
         let deadline = Instant::now() + self.limits.max_duration;
-        let count = self.pipeline.count(input, sizes, self.max_context());
+        let count = self.pipeline.count(input, sizes, &permit, self.max_context());
         timeout_at(deadline, count).await.map_err(|_| RequestError::deadline("it was being counted"))?
     }
 
     /// Text as tokens, without control tokens.
     pub(crate) async fn tokenize(&self, model: &str, text: String) -> Result<Vec<TokenId>, RequestError> {
         self.check_model(model)?;
-        let _permit = self.admission.enter()?;
-        self.pipeline.tokenize(text).await
+        let permit = self.admission.enter()?;
+        let deadline = Instant::now() + self.limits.max_duration;
+        let tokens = self.pipeline.tokenize(text, &permit);
+        timeout_at(deadline, tokens).await.map_err(|_| RequestError::deadline("it was being tokenized"))?
     }
 
     /// Refuses any name but the served model's; an empty one stands for it.
@@ -142,6 +180,10 @@ impl Router {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     pub(crate) fn keys(&self) -> &ApiKeys {

@@ -53,6 +53,7 @@ pub(crate) struct Session {
     accepted: Option<Accepted>,
     ready: VecDeque<Event>,
     deadline: Pin<Box<Sleep>>,
+    shutdown: CancellationToken,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     generated_tokens: u32,
     cached_prompt_tokens: u32,
@@ -92,13 +93,14 @@ impl Session {
             accepted: None,
             ready: VecDeque::new(),
             deadline,
-            closing: Box::pin(closing.cancelled_owned()),
+            closing: Box::pin(closing.clone().cancelled_owned()),
+            shutdown: closing,
             generated_tokens: 0,
             cached_prompt_tokens: 0,
             timings,
             ended: false,
         };
-        if let Err(error) = session.place().await {
+        if let Err(error) = session.place_unless_closing().await {
             session.tally.failed(error.kind);
             return Err(error);
         }
@@ -140,13 +142,13 @@ impl Session {
                 self.end();
                 return Ok(());
             }
-            return self.place().await;
+            return self.place_unless_closing().await;
         };
         let message = tokio::select! {
             biased;
             message = upstream.next() => message,
             () = &mut self.deadline => return self.out_of_time(),
-            () = &mut self.closing => return Err(RequestError::unavailable("the server is shutting down", COME_BACK)),
+            () = &mut self.closing => return Err(shutting_down()),
         };
         match message {
             Ok(Some(event)) => {
@@ -160,6 +162,14 @@ impl Session {
             Err(status) => return self.lose(status),
         }
         Ok(())
+    }
+
+    async fn place_unless_closing(&mut self) -> Result<(), RequestError> {
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            placed = self.place() => placed,
+            () = shutdown.cancelled() => Err(shutting_down()),
+        }
     }
 
     /// # Errors
@@ -255,7 +265,7 @@ impl Session {
         if at == 0 {
             delta.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
         }
-        if came || !delta.text.is_empty() {
+        if came || !delta.text.is_empty() || !delta.prompt_logprobs.is_empty() {
             delta.seq = sequence.next_delta();
             self.ready.push_back(Event::Delta(delta));
         }
@@ -306,4 +316,8 @@ impl Session {
         self.lost = Some(upstream.replica().clone());
         Ok(())
     }
+}
+
+fn shutting_down() -> RequestError {
+    RequestError::unavailable("the server is shutting down", COME_BACK)
 }

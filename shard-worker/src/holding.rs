@@ -3,13 +3,13 @@
 use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Instant;
 
-use tessera_collective::{AbortHandle, join_with};
+use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
     DeviceError, Dtype,
     cpu::{CpuConfig, CpuDevice},
     sim::SimConfig,
 };
-use tessera_model::{CacheConfig, Model, ModelError, SimModel, SimSetup, shard_parameters};
+use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_parameters};
 use tessera_proto::internal::Loaded;
 use tessera_types::{ModelSpec, Rank, ShardPlan, StepOutput, StepPlan};
 
@@ -24,6 +24,8 @@ use crate::{
 pub(crate) struct Holding {
     forward: Forward,
     id: ModelId,
+    /// As the files were when they were read; `None` where nothing was.
+    weights: Option<Fingerprint>,
     dtype: Dtype,
     blocks: u32,
     fingerprint: String,
@@ -71,16 +73,21 @@ impl Holding {
         let spec = source.spec();
         let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
         let blocks = request.blocks(spec, &plan, kv_memory)?;
-        let collective = join_with(&request.group, abort)?;
-        match Self::fitting(held, request, &plan, blocks) {
+        let weights = Some(source.fingerprint());
+        let collective = join_with(&request.group, abort.clone())?;
+        match Self::fitting(held, request, weights, &plan, blocks) {
             Some(Forward::Cpu(model)) => model.join(collective)?,
             _ => {
                 // The old weights must make room first.
                 *held = None;
                 let device = CpuDevice::new(CpuConfig { threads, dtype: request.dtype });
                 let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
-                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, progress)?;
-                *held = Some(Self::new(Forward::Cpu(Box::new(model)), request, blocks));
+                let mut progress = |done, total| {
+                    progress(done, total);
+                    if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
+                };
+                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, &mut progress)?;
+                *held = Some(Self::new(Forward::Cpu(Box::new(model)), request, weights, blocks));
             }
         }
         loaded(held, spec, blocks, source.bytes_read())
@@ -99,30 +106,40 @@ impl Holding {
         let kv_memory =
             kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.dtype)));
         let blocks = request.blocks(&spec, &plan, kv_memory)?;
-        match Self::fitting(held, request, &plan, blocks) {
+        match Self::fitting(held, request, None, &plan, blocks) {
             Some(Forward::Sim(model)) => model.join(abort),
             _ => {
                 let setup = SimSetup { device: accelerator, dtype: request.dtype, blocks: blocks as usize };
                 let model = SimModel::new(spec.clone(), plan, setup, abort);
-                *held = Some(Self::new(Forward::Sim(Box::new(model)), request, blocks));
+                *held = Some(Self::new(Forward::Sim(Box::new(model)), request, None, blocks));
             }
         }
         loaded(held, &spec, blocks, 0)
     }
 
-    fn new(forward: Forward, request: &LoadRequest, blocks: u32) -> Self {
+    fn new(forward: Forward, request: &LoadRequest, weights: Option<Fingerprint>, blocks: u32) -> Self {
         let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint.clone());
-        Self { forward, id, dtype, blocks, fingerprint }
+        Self { forward, id, weights, dtype, blocks, fingerprint }
     }
 
     /// What is held, if it is what a request asks for.
-    fn fitting<'a>(held: &'a mut Option<Self>, request: &LoadRequest, plan: &ShardPlan, blocks: u32) -> Option<&'a mut Forward> {
-        held.as_mut().filter(|held| held.fits(request, plan, blocks)).map(|held| &mut held.forward)
+    fn fitting<'a>(
+        held: &'a mut Option<Self>,
+        request: &LoadRequest,
+        weights: Option<Fingerprint>,
+        plan: &ShardPlan,
+        blocks: u32,
+    ) -> Option<&'a mut Forward> {
+        held.as_mut().filter(|held| held.fits(request, weights, plan, blocks)).map(|held| &mut held.forward)
     }
 
     /// Whether the weights are those of a request.
-    fn fits(&self, request: &LoadRequest, plan: &ShardPlan, blocks: u32) -> bool {
-        self.id == request.model && self.dtype == request.dtype && self.plan() == plan && self.blocks == blocks
+    fn fits(&self, request: &LoadRequest, weights: Option<Fingerprint>, plan: &ShardPlan, blocks: u32) -> bool {
+        self.id == request.model
+            && self.weights == weights
+            && self.dtype == request.dtype
+            && self.plan() == plan
+            && self.blocks == blocks
     }
 
     /// Runs a step, which came at `given`, of the group last joined; a panic is an error like any other.
@@ -168,5 +185,7 @@ fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
 
 fn loaded(held: &Option<Holding>, spec: &ModelSpec, kv_blocks: u32, bytes_read: u64) -> Result<Loaded, LoadError> {
     let weight_bytes = held.as_ref().map_or(0, Holding::weight_bytes);
-    Ok(Loaded { kv_blocks, model_spec: serde_json::to_string(spec)?, weight_bytes, bytes_read })
+    let weights = held.as_ref().and_then(|held| held.weights);
+    let model_fingerprint = weights.map(|weights| weights.to_string()).unwrap_or_default();
+    Ok(Loaded { kv_blocks, model_spec: serde_json::to_string(spec)?, weight_bytes, bytes_read, model_fingerprint })
 }

@@ -3,13 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use tessera_collective::{GroupConfig, Transport};
-use tessera_device::Dtype;
+use tessera_device::{CacheShape, Dtype};
 use tessera_model::{CheckpointError, WeightSource, shape};
 use tessera_proto::{
     bad_request,
     internal::{self as wire, collective::Transport as WireTransport, model_source::Source},
 };
-use tessera_types::{BLOCK_TOKENS, Epoch, ModelSpec, Rank, ShardPlan};
+use tessera_types::{Epoch, ModelSpec, Rank, ShardPlan};
 use tonic::Status;
 
 use crate::error::LoadError;
@@ -57,7 +57,9 @@ impl ModelId {
 impl LoadRequest {
     /// Blocks of the cache: those asked for, or those that `memory` bytes hold.
     pub(crate) fn blocks(&self, spec: &ModelSpec, plan: &ShardPlan, memory: u64) -> Result<u32, LoadError> {
-        let block = (spec.kv_bytes_per_token(plan.kv_heads.len(), element_bytes(self.dtype)) * BLOCK_TOKENS) as u64;
+        let (d, kv_heads) = (&spec.decoder, plan.kv_heads.len());
+        let one = CacheShape { layers: d.layers, kv_heads, head_dim: d.head_dim, blocks: 1, dtype: self.dtype };
+        let block = one.bytes() as u64;
         let room = u32::try_from(memory.checked_div(block).unwrap_or(0)).unwrap_or(u32::MAX);
         let asked = self.kv_blocks.unwrap_or(room);
         match asked {

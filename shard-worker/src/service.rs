@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use tessera_proto::{
@@ -11,7 +12,10 @@ use tessera_proto::{
 };
 use tessera_service::trace_context;
 use tessera_types::Epoch;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -28,6 +32,8 @@ use crate::{
 
 /// Messages that may wait for a coordinator. It has two plans under way; progress of loading may be dropped.
 const ANSWERS: usize = 16;
+/// How long the device thread may take to end what it does for a group that is gone.
+const ROOM: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(crate) struct Service {
@@ -56,9 +62,11 @@ impl shard_worker_server::ShardWorker for Service {
         let (epoch, rank) = (request.group.epoch, request.group.rank);
         let abort = self.fence.enter(epoch, rank).map_err(|newest| LoadError::Stale { epoch, newest })?;
         let (answers, events) = mpsc::channel(ANSWERS);
-        // Whatever the thread is in the middle of, entering the epoch has ended: there will soon be room.
         let command = Command::Load { request: Box::new(request), abort, answers, span };
-        self.commands.send(command).await.map_err(|_| Status::unavailable("the device thread has ended"))?;
+        // Whatever the thread is in the middle of, entering the epoch has ended: there will soon be room.
+        let sent = timeout(ROOM, self.commands.send(command)).await;
+        sent.map_err(|_| Status::unavailable("the device thread is busy"))?
+            .map_err(|_| Status::unavailable("the device thread has ended"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))
     }
 

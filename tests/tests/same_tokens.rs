@@ -76,8 +76,8 @@ async fn all_ways_agree(dtype: &str) -> Result<()> {
     let ways = BTreeMap::from([
         ("in a batch", up()),
         ("in a batch with chunks of 37 tokens", up().with("--step-tokens", 37)),
-        // Room for the longest sequence and little more: sequences push each other out and are computed again.
-        ("under pre-emption", up().with("--kv-memory", preempting(dtype)).with("--step-tokens", 100)),
+        // Room for the longest sequence and little more: sequences wait for each other.
+        ("in little room", up().with("--kv-memory", little(dtype)).with("--step-tokens", 100)),
         ("on two ranks", up().with("--tp", 2)),
         ("on four ranks", up().with("--tp", 4)),
         ("on two threads", up().with("--threads", 2)),
@@ -93,7 +93,7 @@ async fn all_ways_agree(dtype: &str) -> Result<()> {
 }
 
 /// A cache of about 2,000 tokens of the tiny checkpoint: 4 layers, 4 heads of 32, keys and values.
-fn preempting(dtype: &str) -> &'static str {
+fn little(dtype: &str) -> &'static str {
     if dtype == "f32" { "8000KiB" } else { "4000KiB" }
 }
 

@@ -225,6 +225,35 @@ fn a_lost_group_replays_from_the_tokens_so_far() {
 }
 
 #[test]
+fn a_stream_that_a_smaller_cache_cannot_hold_says_so_and_never_ends_as_if_it_were_done() {
+    let mut cluster = Cluster::new(EngineConfig { kv_blocks: 32, ..config() });
+    let admission = submit(&mut cluster, text(20, 100));
+    for _ in 0..4 {
+        while cluster.plan().is_some() {}
+        cluster.deliver();
+    }
+    cluster.lose_group(3);
+    cluster.drain();
+    assert_eq!(tokens(&cluster, &admission), 3 * 16 - 20, "it goes on for as long as there is room");
+    assert_eq!(cluster.client.streams[&admission.sequences[0]].end, Some(FinishReason::CacheTooSmall));
+}
+
+#[test]
+fn a_cache_that_grows_back_in_time_loses_nothing() {
+    let mut cluster = Cluster::new(EngineConfig { kv_blocks: 32, ..config() });
+    let admission = submit(&mut cluster, text(20, 60));
+    cluster.plan();
+    cluster.deliver();
+    cluster.lose_group(3);
+    cluster.plan();
+    cluster.deliver();
+    cluster.lose_group(32);
+    cluster.drain();
+    assert_eq!(tokens(&cluster, &admission), 60);
+    assert_eq!(cluster.client.streams[&admission.sequences[0]].end, Some(FinishReason::Length));
+}
+
+#[test]
 fn a_request_that_comes_with_its_last_token_ends_without_a_step() {
     let mut cluster = Cluster::new(config());
     let mut request = text(4, 3);

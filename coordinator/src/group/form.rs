@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
-use tessera_registry::{Followed, Registry, RegistryError, WorkerRecord, WorkerState};
+use tessera_registry::{Followed, Membership, Registry, RegistryError, WorkerRecord, WorkerState};
 use tessera_service::Tls;
 use tessera_types::{Epoch, Rank};
 use tokio::{
@@ -35,6 +35,9 @@ const SHORT: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_secs(5);
 /// A group is not disturbed sooner than this after it was formed, only to become larger.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// How long workers must have been free before a coordinator that never had a group takes them from under the others' eyes.
+const COURTESY: Duration = Duration::from_millis(150);
 
 /// Forms groups, one after the other.
 pub(crate) struct Former {
@@ -77,6 +80,7 @@ impl Former {
             }
         }
         loop {
+            self.let_others_go_first().await;
             let error = match self.attempt().await {
                 Ok(group) => return Ok(group),
                 Err(error) if error.is_final() && self.ranks.is_empty() => return Err(error),
@@ -91,6 +95,19 @@ impl Former {
                 _ => self.rest().await,
             }
         }
+    }
+
+    /// Workers that are free for a moment may be a group's that is being re-formed: a spare does not take them from it.
+    async fn let_others_go_first(&self) {
+        let is_spare = self.ranks.is_empty() && self.spares() >= usize::from(self.config.tp);
+        let has_others = self.members.now().is_some_and(|members| self.has_others(&members));
+        if is_spare && has_others {
+            sleep(COURTESY).await;
+        }
+    }
+
+    fn has_others(&self, members: &Membership) -> bool {
+        members.replicas.keys().any(|replica| *replica != self.config.replica)
     }
 
     async fn rest(&mut self) {
@@ -168,7 +185,7 @@ impl Former {
             wanted: (0..needed)
                 .map(|rank| weights(&self.config, rank, needed).map(|request| request.fingerprint()))
                 .collect::<Result<_, _>>()?,
-            replica: self.config.replica.clone(),
+            among: self.has_others(&members).then(|| self.config.replica.clone()),
         };
         let workers = choose(&members, needed, &experience).map_err(|free| FormError::Workers { free, needed })?;
         let (epoch, claim) = Claim::take(Holder {

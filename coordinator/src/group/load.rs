@@ -126,6 +126,11 @@ fn agree(loaded: Vec<wire::Loaded>) -> Result<Model, FormError> {
     if specs.iter().any(|other| *other != spec) {
         return Err(FormError::Shape(loaded.into_iter().map(|rank| rank.model_spec).collect::<Vec<_>>().join(" and ")));
     }
+    if let Some(first) = loaded.first()
+        && loaded.iter().any(|rank| rank.model_fingerprint != first.model_fingerprint)
+    {
+        return Err(FormError::Shape("the checkpoint's files differ between the ranks' hosts".into()));
+    }
     match loaded.iter().map(|rank| rank.kv_blocks).min() {
         Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), kv_blocks }),
         _ => Err(FormError::Shape("a rank has no room for a single cache block".into())),

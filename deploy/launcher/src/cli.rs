@@ -124,7 +124,7 @@ pub(crate) struct ComputeArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReplicaArgs {
     /// Tensor parallel degree: shard workers of a replica (1, 2, 4 or 8).
-    #[arg(long, value_name = "N", default_value_t = 1, env = "TESSERA_TP")]
+    #[arg(long, value_name = "N", default_value_t = 1, env = "TESSERA_TP", value_parser = parse_degree)]
     pub(crate) tp: u16,
     /// Run on fewer workers (a half, a quarter) where there are not enough, and grow again when they come.
     #[arg(long, env = "TESSERA_ELASTIC")]
@@ -136,16 +136,16 @@ pub(crate) struct ReplicaArgs {
     #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
     pub(crate) dtype: DtypeArg,
     /// Longest sequence served, prompt and answer together; the model's own limit when unset.
-    #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT")]
+    #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_context: Option<u32>,
     /// Sequences in one step at most.
-    #[arg(long, value_name = "N", default_value_t = 64, env = "TESSERA_MAX_SEQUENCES")]
+    #[arg(long, value_name = "N", default_value_t = 64, env = "TESSERA_MAX_SEQUENCES", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_sequences: u32,
     /// Tokens in one step at most: decode first, then prefill chunks.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, env = "TESSERA_STEP_TOKENS")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, env = "TESSERA_STEP_TOKENS", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) step_tokens: u32,
     /// Requests that may wait; more are refused with a time to retry after.
-    #[arg(long, value_name = "N", default_value_t = 256, env = "TESSERA_QUEUE")]
+    #[arg(long, value_name = "N", default_value_t = 256, env = "TESSERA_QUEUE", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) queue: u32,
 }
 
@@ -174,7 +174,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR", default_value = "tests/fixtures/shapes")]
     pub(crate) model: PathBuf,
     /// Shard workers.
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_degree)]
     pub(crate) tp: u16,
     /// Draws the same picture and question again.
     #[arg(long)]
@@ -354,6 +354,14 @@ pub(crate) struct ShardWorkerArgs {
     pub(crate) tls: TlsArgs,
 }
 
+/// A tensor parallel degree.
+fn parse_degree(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(degree @ (1 | 2 | 4 | 8)) => Ok(degree),
+        _ => Err("must be 1, 2, 4 or 8: every rank has an equal share of heads and rows".into()),
+    }
+}
+
 /// Bytes from `512MiB`, `8GiB`, `1000000`.
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -390,6 +398,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_no_replica_could_run_with_is_refused_by_the_options_name() {
+        for (option, value) in [
+            ("--tp", "0"),
+            ("--tp", "3"),
+            ("--tp", "65535"),
+            ("--step-tokens", "0"),
+            ("--max-sequences", "0"),
+            ("--max-context", "0"),
+            ("--queue", "4294967295"),
+        ] {
+            let refused = Cli::try_parse_from(["tessera", "up", "--model", "m", option, value]);
+            let refused = refused.err().unwrap().to_string();
+            assert!(refused.contains(option) && refused.contains(value), "{refused}");
+        }
+        assert!(Cli::try_parse_from(["tessera", "up", "--model", "m", "--tp", "8", "--replicas", "64"]).is_ok());
     }
 
     #[test]

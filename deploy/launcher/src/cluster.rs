@@ -22,6 +22,8 @@ use crate::{
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 /// A cluster that does not stop by itself is left behind after this.
 const STOP: Duration = Duration::from_secs(5);
+/// How long a role that is gone may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A running cluster.
 pub(crate) struct LocalCluster {
@@ -63,7 +65,13 @@ impl LocalCluster {
                 ended??;
                 anyhow::bail!("stopped before it was ready");
             }
-            ready = ready => ready?,
+            ready = ready => if let Err(vague) = ready {
+                // The group tells that its role is gone, and the role, a moment later, why.
+                if let Ok(Some(ended)) = tokio::time::timeout(LAST_WORDS, roles.join_next()).await {
+                    ended??;
+                }
+                return Err(vague);
+            },
         }
         let router = tessera_router::run(router, registry, stop.clone()).await?;
         let cluster = Self { router, roles, stop };

@@ -27,9 +27,13 @@ const MAX_CONNECTIONS: usize = 8192;
 
 /// Serves `app` by HTTP/1.1 and HTTP/2 until `stop`; then lets requests in flight finish, for as long as `grace`.
 pub async fn serve_http(bound: Bound, app: axum::Router, stop: CancellationToken, grace: Duration) {
+    serve_within(bound, app, stop, grace, HEADERS_WITHIN).await;
+}
+
+async fn serve_within(bound: Bound, app: axum::Router, stop: CancellationToken, grace: Duration, within: Duration) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEADERS_WITHIN));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(within);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(within));
     let Bound { listener, tls, .. } = bound;
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -37,7 +41,7 @@ pub async fn serve_http(bound: Bound, app: axum::Router, stop: CancellationToken
         tokio::select! {
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 let Some(stream) = ready(accepted).await else { continue };
-                let door = Door { tls: tls.clone(), builder: builder.clone(), app: app.clone() };
+                let door = Door { tls: tls.clone(), stop: stop.clone(), within, builder: builder.clone(), app: app.clone() };
                 connections.spawn(door.serve(stream, graceful.watcher()));
             }
             Some(_) = connections.join_next() => {}
@@ -65,16 +69,48 @@ async fn ready(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<TcpStrea
 /// What a connection is served with.
 struct Door {
     tls: Option<Acceptor>,
+    stop: CancellationToken,
+    within: Duration,
     builder: Builder<TokioExecutor>,
     app: axum::Router,
 }
 
 impl Door {
     async fn serve(self, stream: TcpStream, watcher: Watcher) {
+        // Until the first byte, the server below does not know which HTTP it speaks, and keeps no time.
+        let heard = tokio::select! {
+            heard = timeout(self.within, stream.readable()) => matches!(heard, Ok(Ok(()))),
+            () = self.stop.cancelled() => false,
+        };
+        if !heard {
+            return;
+        }
         let Ok(stream) = accept(self.tls.as_ref(), stream).await else { return };
         let connection = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.app));
         if let Err(error) = watcher.watch(connection).await {
             debug!(%error, "an HTTP connection ended early");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_and_one_that_breaks_off_are_closed() {
+        let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = bound.address;
+        let app = axum::Router::new();
+        tokio::spawn(serve_within(bound, app, CancellationToken::new(), Duration::ZERO, Duration::from_millis(20)));
+        for said in [&b""[..], b"G", b"GET / HTTP/1.1\r\nhost:"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            let mut heard = Vec::new();
+            let ended = timeout(Duration::from_secs(10), stream.read_to_end(&mut heard)).await;
+            assert!(ended.is_ok(), "{said:?} is still open");
         }
     }
 }

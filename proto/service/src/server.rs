@@ -25,6 +25,8 @@ use crate::{Acceptor, Health, ReflectionError, connection::Connection, reflectio
 const HANDSHAKES: usize = 256;
 /// Before another connection is taken when one could not be.
 const AGAIN: Duration = Duration::from_millis(50);
+/// Calls at once on a connection; a client's library lets more wait. A router has one connection to a coordinator.
+const MAX_STREAMS: u32 = 4096;
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,7 @@ pub async fn serve(bound: Bound, routes: Routes, stop: CancellationToken, grace:
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(32 << 20)
+        .max_concurrent_streams(Some(MAX_STREAMS))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let bounded = async {

@@ -1,11 +1,30 @@
 //! Reading a model's shape from either layout's configuration.
 //!
 //! A value the file states is honoured; one it leaves out is Pixtral-12B's, since published configurations leave
-//! out much and transformers' own defaults are another model's.
+//! out much and transformers' own defaults are another model's. What would change the forward pass and is not known
+//! to it is refused by name; what changes nothing is ignored.
 
-use serde_json::{Map, Value};
+mod section;
+mod unsupported;
+
+use std::ops::RangeInclusive;
+
+use section::{Section, object};
 
 use crate::{DecoderSpec, ModelSpec, VisionSpec};
+
+/// The most layers, heads, and numbers in a head: several times any published model's.
+const COUNT: usize = 1024;
+/// The widest residual stream and feed-forward layer.
+const WIDTH: usize = 1 << 20;
+/// The most tokens, in the vocabulary or in a context.
+const TOKENS: usize = 1 << 24;
+/// The longest side of an image, in pixels.
+const SIDE: usize = 16_384;
+/// Bases of rotary frequencies.
+const THETA: RangeInclusive<f64> = 1.0..=1e30;
+/// What keeps a norm from dividing by zero; a normal number as f32.
+const EPS: RangeInclusive<f64> = 1e-30..=1.0;
 
 /// A configuration that does not describe a model Tessera can run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +38,7 @@ pub enum ModelConfigError {
         /// Path of the value.
         field: String,
         /// What is allowed.
-        expected: &'static str,
+        expected: String,
         /// What stands there.
         got: String,
     },
@@ -37,100 +56,84 @@ pub enum ModelConfigError {
 
 impl ModelSpec {
     /// Reads Mistral's `params.json`.
+    ///
+    /// # Errors
+    /// Names the value that is out of range or that asks for another architecture.
     pub fn from_mistral_params(text: &str) -> Result<Self, ModelConfigError> {
         let root = object(text)?;
         let table = ModelSpec::pixtral_12b();
-        let params = Section { path: "", values: &root };
+        let params = Section::root(&root);
+        unsupported::in_mistral_params(&params)?;
         let d = table.decoder;
         let decoder = DecoderSpec {
-            dim: params.size("dim", d.dim)?,
-            layers: params.size("n_layers", d.layers)?,
-            heads: params.size("n_heads", d.heads)?,
-            kv_heads: params.size("n_kv_heads", d.kv_heads)?,
-            head_dim: params.size("head_dim", d.head_dim)?,
-            ffn_dim: params.size("hidden_dim", d.ffn_dim)?,
-            vocab_size: params.size("vocab_size", d.vocab_size)?,
-            rope_theta: params.number("rope_theta", d.rope_theta)?,
-            norm_eps: params.number("norm_eps", d.norm_eps.into())? as f32,
+            dim: params.size("dim", d.dim, WIDTH)?,
+            layers: params.size("n_layers", d.layers, COUNT)?,
+            heads: params.size("n_heads", d.heads, COUNT)?,
+            kv_heads: params.size("n_kv_heads", d.kv_heads, COUNT)?,
+            head_dim: params.size("head_dim", d.head_dim, COUNT)?,
+            ffn_dim: params.size("hidden_dim", d.ffn_dim, WIDTH)?,
+            vocab_size: params.size("vocab_size", d.vocab_size, TOKENS)?,
+            rope_theta: params.number("rope_theta", d.rope_theta, THETA)?,
+            norm_eps: params.number("norm_eps", d.norm_eps.into(), EPS)? as f32,
             tied_embeddings: params.flag("tied_embeddings", d.tied_embeddings)?,
         };
-        let vision = match params.section("vision_encoder")? {
-            None => None,
-            Some(section) => {
-                let v = table.vision.unwrap_or_else(|| unreachable!("the table has a vision encoder"));
-                Some(VisionSpec {
-                    dim: section.size("hidden_size", v.dim)?,
-                    layers: section.size("num_hidden_layers", v.layers)?,
-                    heads: section.size("num_attention_heads", v.heads)?,
-                    ffn_dim: section.size("intermediate_size", v.ffn_dim)?,
-                    patch_size: section.size("patch_size", v.patch_size)?,
-                    image_size: section.size("image_size", v.image_size)?,
-                    channels: section.size("num_channels", v.channels)?,
-                    rope_theta: section.number("rope_theta", v.rope_theta)?,
-                    norm_eps: section.number("norm_eps", v.norm_eps.into())? as f32,
-                    adapter_bias: section.flag("adapter_bias", v.adapter_bias)?,
-                })
+        let vision = match (params.section("vision_encoder")?, table.vision) {
+            (Some(section), Some(v)) => {
+                unsupported::in_mistral_vision(&section)?;
+                let (rope_theta, bias) =
+                    (section.number("rope_theta", v.rope_theta, THETA)?, section.flag("adapter_bias", true)?);
+                Some(vision(&section, &v, rope_theta, "norm_eps", bias)?)
             }
+            _ => None,
         };
-        let max_context = params.size("max_position_embeddings", params.size("max_seq_len", table.max_context)?)?;
+        let max_context = params.size("max_seq_len", table.max_context, TOKENS)?;
+        let max_context = params.size("max_position_embeddings", max_context, TOKENS)?;
+        unsupported::window(&params, max_context)?;
         Self { decoder, vision, max_context }.checked()
     }
 
     /// Reads Hugging Face's `config.json`: Llava with a Pixtral vision tower, or text-only Mistral.
+    ///
+    /// # Errors
+    /// Names the value that is out of range or that asks for another architecture.
     pub fn from_hugging_face_config(text: &str) -> Result<Self, ModelConfigError> {
         let root = object(text)?;
         let table = ModelSpec::pixtral_12b();
-        let top = Section { path: "", values: &root };
-        let text_config = top.section("text_config")?.unwrap_or(Section { path: "", values: &root });
-        let vision_config = top.section("vision_config")?;
-        text_config.must_be("hidden_act", "silu", "the decoder's gate is SiLU")?;
+        let top = Section::root(&root);
+        let text = top.section("text_config")?.unwrap_or(Section::root(&root));
+        unsupported::in_hugging_face_text(&text)?;
         let d = table.decoder;
-        let (dim, heads) = (text_config.size("hidden_size", d.dim)?, text_config.size("num_attention_heads", d.heads)?);
         let decoder = DecoderSpec {
-            dim,
-            layers: text_config.size("num_hidden_layers", d.layers)?,
-            heads,
-            kv_heads: text_config.size("num_key_value_heads", d.kv_heads)?,
-            head_dim: text_config.size("head_dim", d.head_dim)?,
-            ffn_dim: text_config.size("intermediate_size", d.ffn_dim)?,
-            vocab_size: text_config.size("vocab_size", d.vocab_size)?,
-            rope_theta: text_config.rope_theta(d.rope_theta)?,
-            norm_eps: text_config.number("rms_norm_eps", d.norm_eps.into())? as f32,
-            tied_embeddings: top.flag("tie_word_embeddings", text_config.flag("tie_word_embeddings", d.tied_embeddings)?)?,
+            dim: text.size("hidden_size", d.dim, WIDTH)?,
+            layers: text.size("num_hidden_layers", d.layers, COUNT)?,
+            heads: text.size("num_attention_heads", d.heads, COUNT)?,
+            kv_heads: text.size("num_key_value_heads", d.kv_heads, COUNT)?,
+            head_dim: text.size("head_dim", d.head_dim, COUNT)?,
+            ffn_dim: text.size("intermediate_size", d.ffn_dim, WIDTH)?,
+            vocab_size: text.size("vocab_size", d.vocab_size, TOKENS)?,
+            rope_theta: rope_theta(&text, d.rope_theta)?,
+            norm_eps: text.number("rms_norm_eps", d.norm_eps.into(), EPS)? as f32,
+            tied_embeddings: top.flag("tie_word_embeddings", false)? || text.flag("tie_word_embeddings", false)?,
         };
-        let max_context = text_config.size("max_position_embeddings", table.max_context)?;
-        if let Some(window) = text_config.values.get("sliding_window").and_then(Value::as_u64)
-            && (window as usize) < max_context
-        {
-            return Err(text_config.unsupported("sliding_window", window, "attention reaches over the whole context"));
-        }
-        let vision = match vision_config {
-            None => None,
-            Some(section) => {
-                let v = table.vision.unwrap_or_else(|| unreachable!("the table has a vision encoder"));
-                section.must_be("hidden_act", "silu", "the vision encoder's gate is SiLU")?;
-                top.must_be("projector_hidden_act", "gelu", "the adapter's activation is exact GELU")?;
-                Some(VisionSpec {
-                    dim: section.size("hidden_size", v.dim)?,
-                    layers: section.size("num_hidden_layers", v.layers)?,
-                    heads: section.size("num_attention_heads", v.heads)?,
-                    ffn_dim: section.size("intermediate_size", v.ffn_dim)?,
-                    patch_size: section.size("patch_size", v.patch_size)?,
-                    image_size: section.size("image_size", v.image_size)?,
-                    channels: section.size("num_channels", v.channels)?,
-                    rope_theta: section.rope_theta(v.rope_theta)?,
-                    norm_eps: section.number("rms_norm_eps", v.norm_eps.into())? as f32,
-                    adapter_bias: top.flag("multimodal_projector_bias", v.adapter_bias)?,
-                })
+        let max_context = text.size("max_position_embeddings", table.max_context, TOKENS)?;
+        unsupported::window(&text, max_context)?;
+        let vision = match (top.section("vision_config")?, table.vision) {
+            (Some(section), Some(v)) => {
+                let theta = rope_theta(&section, v.rope_theta)?;
+                let bias = top.flag("multimodal_projector_bias", v.adapter_bias)?;
+                let vision = vision(&section, &v, theta, "rms_norm_eps", bias)?;
+                unsupported::in_hugging_face_vision(&top, &section, &vision)?;
+                Some(vision)
             }
+            _ => None,
         };
         Self { decoder, vision, max_context }.checked()
     }
 
     fn checked(self) -> Result<Self, ModelConfigError> {
         let d = &self.decoder;
-        let wrong = |field: &str, expected, got: usize| {
-            Err(ModelConfigError::Value { field: field.into(), expected, got: got.to_string() })
+        let wrong = |field: &str, expected: &str, got: usize| {
+            Err(ModelConfigError::Value { field: field.into(), expected: expected.into(), got: got.to_string() })
         };
         if !d.heads.is_multiple_of(d.kv_heads) {
             return wrong("key and value heads", "a divisor of the query heads", d.kv_heads);
@@ -148,108 +151,47 @@ impl ModelSpec {
             if v.channels != 3 {
                 return wrong("num_channels", "3", v.channels);
             }
+            if v.patch_size > v.image_size {
+                return wrong("patch_size", "at most image_size", v.patch_size);
+            }
         }
         Ok(self)
     }
 }
 
-fn object(text: &str) -> Result<Map<String, Value>, ModelConfigError> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(ModelConfigError::Json("another kind of value".into())),
-        Err(error) => Err(ModelConfigError::Json(error.to_string())),
-    }
+/// Both layouts name the vision encoder's sizes alike.
+fn vision(
+    section: &Section<'_>,
+    table: &VisionSpec,
+    rope_theta: f64,
+    eps: &str,
+    adapter_bias: bool,
+) -> Result<VisionSpec, ModelConfigError> {
+    Ok(VisionSpec {
+        dim: section.size("hidden_size", table.dim, WIDTH)?,
+        layers: section.size("num_hidden_layers", table.layers, COUNT)?,
+        heads: section.size("num_attention_heads", table.heads, COUNT)?,
+        ffn_dim: section.size("intermediate_size", table.ffn_dim, WIDTH)?,
+        patch_size: section.size("patch_size", table.patch_size, COUNT)?,
+        image_size: section.size("image_size", table.image_size, SIDE)?,
+        channels: section.size("num_channels", table.channels, COUNT)?,
+        rope_theta,
+        norm_eps: section.number(eps, table.norm_eps.into(), EPS)? as f32,
+        adapter_bias,
+    })
 }
 
-/// An object inside the configuration, with its path for errors.
-struct Section<'a> {
-    path: &'static str,
-    values: &'a Map<String, Value>,
-}
-
-impl<'a> Section<'a> {
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.values.get(key).filter(|value| !value.is_null())
+/// Newer transformers writes the base inside `rope_parameters`.
+fn rope_theta(section: &Section<'_>, default: f64) -> Result<f64, ModelConfigError> {
+    unsupported::rope(section)?;
+    let outside = section.number("rope_theta", default, THETA)?;
+    let Some(rope) = section.section("rope_parameters")? else { return Ok(outside) };
+    let inside = rope.number("rope_theta", outside, THETA)?;
+    if section.get("rope_theta").is_some() && inside != outside {
+        return Err(rope.unsupported("rope_theta", inside, "the rope_theta beside it is another"));
     }
-
-    fn field(&self, key: &str) -> String {
-        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
-    }
-
-    fn wrong(&self, key: &str, expected: &'static str, got: &Value) -> ModelConfigError {
-        ModelConfigError::Value { field: self.field(key), expected, got: got.to_string() }
-    }
-
-    fn unsupported(&self, key: &str, got: impl ToString, why: &'static str) -> ModelConfigError {
-        ModelConfigError::Unsupported { field: self.field(key), got: got.to_string(), why }
-    }
-
-    fn section(&self, key: &'static str) -> Result<Option<Section<'a>>, ModelConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Object(values)) => Ok(Some(Section { path: key, values })),
-            Some(other) => Err(self.wrong(key, "an object", other)),
-        }
-    }
-
-    fn size(&self, key: &str, default: usize) -> Result<usize, ModelConfigError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        match value.as_u64().filter(|&n| (1..=1 << 24).contains(&n)) {
-            Some(n) => Ok(n as usize),
-            None => Err(self.wrong(key, "a whole number from 1 to 16777216", value)),
-        }
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64, ModelConfigError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_f64().filter(|n| *n > 0.0).ok_or_else(|| self.wrong(key, "a positive number", value))
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool, ModelConfigError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.wrong(key, "true or false", value))
-    }
-
-    /// Newer transformers writes the base inside `rope_parameters`.
-    fn rope_theta(&self, default: f64) -> Result<f64, ModelConfigError> {
-        match self.section("rope_parameters")? {
-            Some(rope) if !self.values.contains_key("rope_theta") => rope.number("rope_theta", default),
-            _ => self.number("rope_theta", default),
-        }
-    }
-
-    fn must_be(&self, key: &str, expected: &str, why: &'static str) -> Result<(), ModelConfigError> {
-        match self.get(key) {
-            Some(value) if value.as_str() != Some(expected) => Err(self.unsupported(key, value, why)),
-            _ => Ok(()),
-        }
-    }
+    Ok(inside)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_configuration_leaves_out_is_pixtrals() {
-        assert_eq!(ModelSpec::from_mistral_params(r#"{"vision_encoder": {}}"#), Ok(ModelSpec::pixtral_12b()));
-        assert_eq!(ModelSpec::from_hugging_face_config(r#"{"vision_config": {}}"#), Ok(ModelSpec::pixtral_12b()));
-    }
-
-    #[test]
-    fn a_configuration_without_a_vision_part_is_text_only() {
-        assert_eq!(ModelSpec::from_mistral_params("{}").unwrap().vision, None);
-        let nemo = r#"{"model_type": "mistral", "hidden_size": 5120, "max_position_embeddings": 128000}"#;
-        let nemo = ModelSpec::from_hugging_face_config(nemo).unwrap();
-        assert_eq!((nemo.vision, nemo.max_context), (None, 128_000));
-    }
-
-    #[test]
-    fn the_value_at_fault_is_named() {
-        let error = ModelSpec::from_hugging_face_config(r#"{"text_config": {"num_hidden_layers": -4}}"#).unwrap_err();
-        assert!(error.to_string().starts_with("text_config.num_hidden_layers must be a whole number"), "{error}");
-        let error = ModelSpec::from_hugging_face_config(r#"{"vision_config": {"hidden_act": "gelu"}}"#).unwrap_err();
-        assert!(error.to_string().starts_with("vision_config.hidden_act = \"gelu\" is not supported"), "{error}");
-        assert!(matches!(ModelSpec::from_mistral_params("[1"), Err(ModelConfigError::Json(_))));
-    }
-}
+mod tests;

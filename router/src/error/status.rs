@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tessera_proto::{bad_request, retry_after, retry_delay, violations};
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{ErrorKind, RequestError};
 
@@ -27,6 +28,10 @@ impl From<RequestError> for Status {
         let code = error.kind.code();
         match (&error.field, error.retry_after) {
             (Some(field), _) if code == Code::InvalidArgument => bad_request(field, &error.problem),
+            (Some(field), None) => {
+                let details = ErrorDetails::with_bad_request_violation(field, &error.problem);
+                Status::with_error_details(code, format!("{field}: {}", error.problem), details)
+            }
             (_, Some(delay)) => retry_after(code, &error.problem, delay),
             _ => Status::new(code, error.problem),
         }

@@ -7,7 +7,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 /// The method whose answers are many and small.
-const GENERATE: &str = "/tessera.v1.Inference/Generate";
+pub(super) const GENERATE: &str = "/tessera.v1.Inference/Generate";
 
 /// A service that takes and sends gzip, but for the stream of `Generate`: there it does as if the client had not
 /// offered to take any, which a server is free to do.

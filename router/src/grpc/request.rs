@@ -6,7 +6,6 @@ use tonic::Request as Call;
 
 use super::deadline;
 use crate::{
-    metrics::Front,
     request::{Content, ImageData, ImageSource, Input, Message, Part, RawSampling, Request},
     trace::Trace,
 };
@@ -24,7 +23,6 @@ pub(super) fn read(call: Call<v1::GenerateRequest>) -> Request {
         sampling: wire.sampling.map(sampling).unwrap_or_default(),
         priority: wire.priority,
         return_token_ids: wire.return_token_ids,
-        front: Front::Grpc,
         arrived,
         deadline,
         trace,

@@ -1,18 +1,23 @@
 //! What is known of an HTTP call before its body is read, and the reading of it.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
-use axum::{extract::Request, middleware::Next, response::Response};
-use bytes::Bytes;
+use axum::{body::Body, extract::Request, middleware::Next, response::Response};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
-use crate::{Limits, RequestError, metrics::Front, request, trace::Trace};
+use crate::{
+    Limits, RequestError,
+    admission::{Arriving, Permit},
+    request,
+    trace::Trace,
+};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a body may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const BODY_WITHIN: Duration = Duration::from_secs(60);
 
 /// One HTTP call.
 #[derive(Clone, Debug)]
@@ -28,6 +33,11 @@ impl Call {
         &self.id
     }
 
+    /// When its headers were read.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
     /// A request that asks for nothing yet.
     pub(crate) fn request(&self) -> request::Request {
         request::Request {
@@ -37,7 +47,6 @@ impl Call {
             sampling: request::RawSampling::default(),
             priority: 0,
             return_token_ids: false,
-            front: Front::Http,
             arrived: self.arrived,
             deadline: None,
             trace: self.trace.clone(),
@@ -65,20 +74,25 @@ pub(crate) async fn name(mut call: Request, next: Next) -> Response {
     response
 }
 
-/// Reads a body within the limits of size and time.
-pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Bytes, RequestError> {
+/// Reads a body within the limits of size and time, on the permit's account as it comes.
+pub(crate) async fn read(request: Request, limits: &Limits, permit: &Permit) -> Result<Bytes, RequestError> {
     let limit = limits.max_body_bytes;
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > limit) {
         return Err(RequestError::too_large(limit));
     }
-    let body = timeout(BODY_WITHIN, Limited::new(request.into_body(), limit).collect()).await;
-    let body = body.map_err(|_| RequestError::unreadable(format!("the body did not arrive within {BODY_WITHIN:?}")))?;
-    body.map(|body| body.to_bytes()).map_err(|error| {
-        let causes = std::iter::successors(Some(&*error as &(dyn Error + 'static)), |&error| error.source());
-        match causes.into_iter().any(|error| error.is::<LengthLimitError>()) {
-            true => RequestError::too_large(limit),
-            false => RequestError::unreadable(format!("the body could not be read: {error}")),
+    let body = timeout(BODY_WITHIN, collect(request.into_body(), Arriving::new(limit), permit)).await;
+    body.map_err(|_| RequestError::unreadable(format!("the body did not arrive within {BODY_WITHIN:?}")))?
+}
+
+async fn collect(mut body: Body, mut arriving: Arriving, permit: &Permit) -> Result<Bytes, RequestError> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| RequestError::unreadable(format!("the body could not be read: {error}")))?;
+        if let Ok(data) = frame.into_data() {
+            arriving.take(data.len(), permit)?;
+            whole.extend_from_slice(&data);
         }
-    })
+    }
+    Ok(whole.freeze())
 }

@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 
 use crate::RequestError;
 
+/// Values take tens of times their text in memory: a body may have so many. A prompt of token ids for the longest of
+/// contexts has fewer.
+const MAX_VALUES: usize = 1 << 18;
+
 /// An object's fields. What is never taken is ignored, as OpenAI's own server and its peers do.
 pub(crate) struct Fields {
     path: String,
@@ -17,6 +21,9 @@ impl Fields {
         let text = str::from_utf8(body).map_err(|error| {
             RequestError::unreadable(format!("the body is not UTF-8: byte {} begins no character", error.valid_up_to()))
         })?;
+        if values(body) > MAX_VALUES {
+            return Err(RequestError::unreadable(format!("the body has more than {MAX_VALUES} values")));
+        }
         match serde_json::from_str(text) {
             Ok(Value::Object(values)) => Ok(Self { path: String::new(), values }),
             Ok(_) => Err(RequestError::unreadable("the body must be a JSON object")),
@@ -69,6 +76,21 @@ impl Fields {
     }
 }
 
+/// How many values a JSON text has, or a few fewer: whatever begins or separates values, outside strings.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut inside, mut escaped) = (0, false, false);
+    for &byte in text {
+        match (inside, escaped, byte) {
+            (true, true, _) => escaped = false,
+            (true, false, b'\\') => escaped = true,
+            (_, _, b'"') => inside = !inside,
+            (false, _, b',' | b'[' | b'{') => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// Whether a value is anything but null, false, empty, or zero.
 pub(crate) fn is_set(value: &Value) -> bool {
     match value {
@@ -78,5 +100,20 @@ pub(crate) fn is_set(value: &Value) -> bool {
         Value::String(text) => !text.is_empty(),
         Value::Array(values) => !values.is_empty(),
         Value::Object(values) => !values.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_too_many_values_is_refused_and_one_long_string_is_not() {
+        let wide = format!(r#"{{"x": [{}]}}"#, vec![r#"{"":0}"#; MAX_VALUES].join(","));
+        assert!(Fields::parse(wide.as_bytes()).err().unwrap().problem.contains("values"));
+        let text = format!(r#"{{"prompt": "{}"}}"#, r#"\"[{,"#.repeat(MAX_VALUES));
+        assert!(Fields::parse(text.as_bytes()).is_ok());
+        let ids = format!(r#"{{"prompt": [{}]}}"#, vec!["1000"; 131_072].join(","));
+        assert!(Fields::parse(ids.as_bytes()).is_ok());
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{chunks::Chunks, error};
-use crate::{RequestError, event::Event};
+use crate::{RequestError, event::Event, watched::Watched};
 
 /// A stream that says nothing for so long sends a comment, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -28,13 +28,19 @@ pub(crate) fn write_data(body: &impl Serialize, out: &mut Vec<u8>) {
 }
 
 /// A response that streams the events as chunks. An error on the way is an event too, since the status is sent.
-pub(crate) fn respond(events: impl Stream<Item = Result<Event, RequestError>> + Send + 'static, chunks: Chunks) -> Response {
+///
+/// A client that leaves it unread for longer than `max_unread` is cut off.
+pub(crate) fn respond(
+    events: impl Stream<Item = Result<Event, RequestError>> + Send + 'static,
+    chunks: Chunks,
+    max_unread: Duration,
+) -> Response {
     let sender = Sender::new(events, chunks, KEEP_ALIVE);
     let bytes = futures::stream::unfold(sender, |mut sender| async move {
         let bytes = sender.next().await?;
         Some((Ok::<_, Infallible>(bytes), sender))
     });
-    let mut response = Response::new(Body::from_stream(bytes));
+    let mut response = Response::new(Body::new(Watched::new(Body::from_stream(bytes), max_unread)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -186,6 +186,7 @@ async fn another_model_is_not_found() {
     let status = refusal(&house, v1::GenerateRequest { model: "gpt-2".into(), ..chat(vec![text_part("Hi")]) }).await;
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("gpt-2") && status.message().contains("bytes"));
+    assert_eq!(violations(&status)[0].0, "model");
 }
 
 #[tokio::test]

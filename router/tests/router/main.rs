@@ -10,6 +10,7 @@ mod generate;
 mod golden;
 mod grpc;
 mod harness;
+mod hostile;
 mod http;
 mod images;
 mod life;

@@ -14,7 +14,7 @@ pub use source::{MatrixSource, SourceDtype};
 
 use std::ops::Range;
 
-use tessera_types::{BlockId, TokenId};
+use tessera_types::{BLOCK_TOKENS, BlockId, TokenId};
 
 /// The numbers weights and the cache are kept in. Arithmetic is f32 on CPUs whatever this says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,22 @@ pub struct CacheShape {
     pub blocks: usize,
     /// What keys and values are kept in.
     pub dtype: Dtype,
+}
+
+impl CacheShape {
+    /// Bytes a device takes for it: devices keep heads in whole vectors, so their width counts up to a multiple of
+    /// [`CacheShape::VECTOR`].
+    pub fn bytes(self) -> usize {
+        let width = self.head_dim.next_multiple_of(Self::VECTOR);
+        let number = match self.dtype {
+            Dtype::F32 => size_of::<f32>(),
+            Dtype::Bf16 => size_of::<u16>(),
+        };
+        2 * self.layers * self.blocks * self.kv_heads * width * BLOCK_TOKENS * number
+    }
+
+    /// Numbers in a vector.
+    pub const VECTOR: usize = 16;
 }
 
 /// Heads in a fused row `[queries | keys | values]`.

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use tessera_types::{BLOCK_TOKENS, Chunk, ImageEncode, ImageKey, ModelSpec, PlacedImage, SequenceId, SequenceStart, StepPlan};
 
 use crate::error::PlanError;
+use crate::ledger::Ledger;
 use crate::sequences::Sequences;
 
 /// What a rank knows and has room for.
@@ -16,6 +17,7 @@ pub(crate) struct Checker<'a> {
     /// Positions there are rotary frequencies for.
     pub(crate) positions: usize,
     pub(crate) sequences: &'a Sequences,
+    pub(crate) ledger: &'a Ledger,
     /// Patches of each image that was encoded.
     pub(crate) images: HashMap<ImageKey, usize>,
 }
@@ -32,7 +34,13 @@ struct Known<'a> {
 impl<'a> Checker<'a> {
     /// Finds the first thing wrong with a plan.
     pub(crate) fn check(mut self, plan: &'a StepPlan) -> Result<(), PlanError> {
-        let ended: HashSet<_> = plan.end.iter().copied().collect();
+        self.ledger.check_step(plan.step)?;
+        let mut ended = HashSet::new();
+        for &id in &plan.end {
+            if !self.sequences.contains_key(&id) || !ended.insert(id) {
+                return Err(PlanError::UnknownSequence(id));
+            }
+        }
         let mut started = HashMap::new();
         for start in &plan.start {
             let id = start.sequence;
@@ -61,7 +69,7 @@ impl<'a> Checker<'a> {
             };
             self.chunk(chunk, &known)?;
         }
-        Ok(())
+        self.ledger.check_writes(plan, self.sequences)
     }
 
     fn running(&self, id: SequenceId) -> Option<Known<'a>> {
@@ -113,7 +121,10 @@ impl<'a> Checker<'a> {
     fn chunk(&self, chunk: &Chunk, known: &Known<'_>) -> Result<(), PlanError> {
         let sequence = chunk.sequence;
         let (start, end) = (chunk.start as usize, chunk.start as usize + chunk.len as usize);
-        if let Some(expected) = known.cached.filter(|&expected| expected != start) {
+        // What other sequences left in the blocks may be built on, up to where it ends.
+        let found = || self.ledger.filled(&chunk.new_blocks).min(start);
+        let expected = known.cached.unwrap_or_else(found);
+        if expected != start {
             return Err(PlanError::Start { sequence, expected, got: chunk.start });
         }
         if chunk.len == 0 || end > known.tokens {

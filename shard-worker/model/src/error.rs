@@ -2,7 +2,7 @@
 
 use tessera_collective::CollectiveError;
 use tessera_device::DeviceError;
-use tessera_types::{BlockId, ImageKey, Rank, SamplingError, SequenceId, TokenId};
+use tessera_types::{BlockId, ImageKey, Rank, SamplingError, SequenceId, StepId, TokenId};
 
 use crate::CheckpointError;
 
@@ -38,7 +38,15 @@ pub enum ModelError {
 /// What is wrong with a step plan.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PlanError {
-    /// A chunk of a sequence that was not started.
+    /// A step that does not follow on the last one.
+    #[error("step {got} came where step {expected} was due")]
+    Step {
+        /// The step that was due.
+        expected: StepId,
+        /// The plan's.
+        got: StepId,
+    },
+    /// A chunk, or the end, of a sequence that was not started.
     #[error("sequence {0} was not started")]
     UnknownSequence(SequenceId),
     /// A start of a sequence that runs, or two starts.
@@ -108,6 +116,22 @@ pub enum PlanError {
         block: BlockId,
         /// Blocks in the cache.
         blocks: usize,
+    },
+    /// A block that one sequence lists at two places.
+    #[error("sequence {sequence}: block {block} is listed twice")]
+    BlockTwice {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The block.
+        block: BlockId,
+    },
+    /// A block to be written into that another sequence lists, too.
+    #[error("sequence {sequence}: block {block} would be written into, but another sequence holds it")]
+    BlockShared {
+        /// The sequence that would write.
+        sequence: SequenceId,
+        /// The block.
+        block: BlockId,
     },
     /// An image that is used but was not encoded, or with another grid.
     #[error("sequence {sequence}: image {image} with {patches} patches was not encoded")]

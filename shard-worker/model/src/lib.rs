@@ -17,6 +17,7 @@ pub mod checkpoint;
 mod decoder;
 mod error;
 mod layer;
+mod ledger;
 mod mix;
 mod model;
 mod ranks;
@@ -28,8 +29,9 @@ mod step;
 mod vision;
 mod weights;
 
-pub use checkpoint::{Checkpoint, CheckpointError, Layout, WeightSource, shape};
+pub use checkpoint::{Checkpoint, CheckpointError, Fingerprint, Layout, WeightSource, shape};
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use sim::{SimModel, SimSetup};
 pub use slices::shard_parameters;
+pub use weights::Progress;

@@ -12,11 +12,12 @@ use crate::check::Checker;
 use crate::checkpoint::WeightSource;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, PlanError};
+use crate::ledger::Ledger;
 use crate::ranks::Ranks;
 use crate::sequences::Sequences;
 use crate::slices::ShardSlices;
 use crate::vision::Vision;
-use crate::weights::Loader;
+use crate::weights::{Loader, Progress};
 
 /// The paged cache to reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +40,22 @@ pub struct Model<D: Device> {
     pub(crate) blocks: usize,
     pub(crate) positions: usize,
     pub(crate) sequences: Sequences,
+    pub(crate) ledger: Ledger,
     /// What the encoder made of each image, `[patches, dim]`.
     pub(crate) features: HashMap<ImageKey, D::Tensor>,
 }
 
 impl<D: Device> Model<D> {
     /// Reads this rank's slice of the weights onto the device and reserves the cache. Nothing is read before every
-    /// tensor was found with the shape the configuration gives it. `progress` is told of bytes done and bytes in all.
+    /// tensor was found with the shape the configuration gives it. `progress` is told of bytes done and bytes in all,
+    /// before the first tensor, after each one and within long ones; its error ends the loading.
     pub fn load(
         source: &WeightSource,
         plan: ShardPlan,
         mut device: D,
         collective: Box<dyn Collective>,
         cache: CacheConfig,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: Progress<'_>,
     ) -> Result<Self, ModelError> {
         fits(&plan, collective.as_ref())?;
         let spec = source.spec().clone();
@@ -79,6 +82,7 @@ impl<D: Device> Model<D> {
             blocks: cache.blocks,
             positions,
             sequences: Sequences::new(),
+            ledger: Ledger::new(cache.blocks),
             features: HashMap::new(),
         })
     }
@@ -89,6 +93,7 @@ impl<D: Device> Model<D> {
         fits(&self.plan, collective.as_ref())?;
         self.ranks.join(collective);
         self.sequences.clear();
+        self.ledger.clear();
         self.features.clear();
         Ok(())
     }
@@ -137,6 +142,7 @@ impl<D: Device> Model<D> {
             blocks: self.blocks,
             positions: self.positions,
             sequences: &self.sequences,
+            ledger: &self.ledger,
             images: self.features.iter().map(patches).collect(),
         }
     }

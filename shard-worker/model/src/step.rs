@@ -36,6 +36,7 @@ impl<D: Device> Model<D> {
         let forwarded = Instant::now();
         let mut output = StepOutput { epoch: plan.epoch, step: plan.step, ..StepOutput::default() };
         let output_matmul = self.choose(&batch, hidden.as_ref(), &mut output, observe)?;
+        self.ledger.settle(plan, &self.sequences);
         sequences::settle(&mut self.sequences, plan, &output.sampled);
         output.timings = StepTimings {
             encode_us: micros(encoded - began),
@@ -47,6 +48,7 @@ impl<D: Device> Model<D> {
     }
 
     fn apply(&mut self, plan: &StepPlan) {
+        self.ledger.apply(plan, &self.sequences);
         for key in &plan.forget_images {
             self.features.remove(key);
         }

@@ -6,8 +6,8 @@ use crate::ModelError;
 use crate::checkpoint::{SliceBytes, TensorSlice, WeightSource};
 use crate::slices::ShardSlices;
 
-/// Told of bytes done and bytes in all.
-pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+/// Told of bytes done and bytes in all; says whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> Result<(), ModelError>;
 
 /// Loads one rank's weights.
 pub(crate) struct Loader<'a, D> {
@@ -27,7 +27,7 @@ impl<'a, D: Device> Loader<'a, D> {
         progress: Progress<'a>,
     ) -> Result<Self, ModelError> {
         let total = slices.all().map(|slice| source.check(slice)).sum::<Result<u64, _>>()?;
-        progress(0, total);
+        progress(0, total)?;
         Ok(Self { device, source, progress, done: 0, total })
     }
 
@@ -63,9 +63,9 @@ impl<'a, D: Device> Loader<'a, D> {
     }
 
     fn read(&mut self, slice: &TensorSlice) -> Result<SliceBytes, ModelError> {
-        let read = self.source.read(slice)?;
-        self.done += read.bytes.len() as u64;
-        (self.progress)(self.done, self.total);
-        Ok(read)
+        self.source.read_telling(slice, &mut |bytes| {
+            self.done += bytes;
+            (self.progress)(self.done, self.total)
+        })
     }
 }

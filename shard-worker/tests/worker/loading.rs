@@ -1,5 +1,6 @@
 //! What loading reads, holds and reports.
 
+use tessera_proto::internal::{ModelSource, model_source::Source};
 use tessera_types::ModelSpec;
 
 use crate::harness::{Group, KV_MEMORY, Worker, dummy, fixture};
@@ -64,4 +65,40 @@ async fn a_shape_without_weights_is_loaded_from_nothing() {
     let loaded = worker.load(request).await.unwrap();
     assert_eq!(loaded.bytes_read, 0);
     assert_eq!(serde_json::from_str::<ModelSpec>(&loaded.model_spec).unwrap(), spec);
+}
+
+#[tokio::test]
+async fn heads_that_are_no_whole_vectors_count_with_what_the_cache_pads() {
+    let worker = Worker::start("a").await;
+    let mut spec = ModelSpec::bench_1b();
+    (spec.decoder.layers, spec.decoder.dim, spec.decoder.vocab_size, spec.decoder.ffn_dim) = (2, 64, 100, 64);
+    (spec.decoder.heads, spec.decoder.kv_heads, spec.decoder.head_dim) = (2, 2, 72);
+    let mut request = Group::shm(1).request(1, 0);
+    request.model = dummy(&serde_json::to_string(&spec).unwrap());
+    // Keys and values, 2 layers, 2 heads of 72 in 80, 16 tokens, 4 bytes.
+    let block = 2 * 2 * 2 * 80 * 16 * 4;
+    assert_eq!(u64::from(worker.load(request).await.unwrap().kv_blocks), KV_MEMORY / block);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_was_replaced_in_its_place_is_read_again() {
+    let (worker, group, folder) = (Worker::start("a").await, Group::shm(1), tempfile::tempdir().unwrap());
+    for file in ["params.json", "consolidated.safetensors"] {
+        std::fs::copy(fixture("mistral").join(file), folder.path().join(file)).unwrap();
+    }
+    let request = |epoch| {
+        let mut request = group.request(epoch, 0);
+        request.model = Some(ModelSource { source: Some(Source::Folder(folder.path().display().to_string())) });
+        request
+    };
+    let first = worker.load(request(1)).await.unwrap();
+    assert_eq!(worker.load(request(2)).await.unwrap().bytes_read, 0, "held");
+    let file = folder.path().join("consolidated.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.iter_mut().rev().take(1 << 20).for_each(|byte| *byte ^= 1);
+    std::fs::write(&file, bytes).unwrap();
+    let second = worker.load(request(3)).await.unwrap();
+    assert_eq!(second.bytes_read, first.bytes_read, "read again");
+    assert_ne!(second.model_fingerprint, first.model_fingerprint);
+    assert_eq!(first.model_fingerprint, worker.load(group.request(4, 0)).await.unwrap().model_fingerprint, "copies are the same");
 }

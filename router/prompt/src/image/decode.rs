@@ -6,8 +6,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 
 use super::{ImageError, jpeg, rgb};
 
-/// What may be allocated for what stands beside the pixels: far more than any colour profile.
-const METADATA_BYTES: u64 = 32 << 20;
+/// What may be allocated for what stands beside the pixels: more than any colour profile.
+const METADATA_BYTES: u64 = 4 << 20;
 /// Of a GIF's frame as it is decoded.
 const BYTES_PER_PIXEL: u64 = 4;
 

@@ -38,6 +38,10 @@ impl HuggingFace {
         encoding.map(|encoding| encoding.get_ids().iter().copied().map(TokenId).collect()).unwrap_or_default()
     }
 
+    pub(super) fn longest_token(&self) -> usize {
+        self.tokens.iter().map(Vec::len).max().unwrap_or_default()
+    }
+
     pub(super) fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.tokens.get(token.0 as usize).map_or(&[], Vec::as_slice)
     }

@@ -82,6 +82,15 @@ impl Tokenizer {
         }
     }
 
+    /// Bytes of the longest token: text longer than a context's tokens times this does not fit in it.
+    pub fn longest_token(&self) -> usize {
+        match &self.0 {
+            Kind::Tekken(tekken) => tekken.longest_token(),
+            Kind::HuggingFace(hugging_face) => hugging_face.longest_token(),
+            Kind::Bytes(_) => 1,
+        }
+    }
+
     /// The bytes that a token stands for: a piece of UTF-8, not always whole. Control tokens and ids outside the vocabulary have none.
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         match &self.0 {

@@ -111,6 +111,10 @@ impl Tekken {
         tokens
     }
 
+    pub(super) fn longest_token(&self) -> usize {
+        self.tokens.iter().map(Vec::len).max().unwrap_or_default()
+    }
+
     pub(super) fn token_bytes(&self, token: TokenId) -> &[u8] {
         let rank = token.0.checked_sub(self.first);
         rank.and_then(|rank| self.tokens.get(rank as usize)).map_or(&[], Vec::as_slice)

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -68,7 +68,11 @@ impl Joining<'_> {
         Ok(())
     }
 
+    /// Listens at the port of this rank's address, on every interface: the address is the one that others call, which may
+    /// be a name's or a service's that this host does not have.
     fn listen(&self, address: SocketAddr) -> Result<TcpListener, CollectiveError> {
+        let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let address = SocketAddr::new(any, address.port());
         let refused =
             |error: io::Error| CollectiveError::Io { context: format!("cannot listen on {address}"), error: error.to_string() };
         loop {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -176,7 +176,24 @@ fn strangers_on_the_port_do_not_keep_the_group_from_forming() {
 #[test]
 fn an_address_that_cannot_be_listened_on_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nowhere = "192.0.2.1:9".parse().unwrap();
-    let config = GroupConfig { transport: Transport::Tcp { addresses: vec![nowhere, other] }, ..group(Kind::Tcp, 2) };
-    assert!(error(&config).to_string().contains("192.0.2.1:9"));
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mine = SocketAddr::from(([127, 0, 0, 1], port));
+    let transport = Transport::Tcp { addresses: vec![mine, other] };
+    let config = GroupConfig { transport, deadline: Duration::from_millis(300), ..group(Kind::Tcp, 2) };
+    let error = error(&config).to_string();
+    assert!(error.contains(&format!("cannot listen on 0.0.0.0:{port}")), "{error}");
+}
+
+#[test]
+fn a_rank_need_not_have_the_address_that_others_call_it_by() {
+    let config = group(Kind::Tcp, 2);
+    let Transport::Tcp { addresses } = &config.transport else { panic!("not a TCP group") };
+    // As behind a service's address: of the ones for documentation, which no host has.
+    let mut translated = addresses.clone();
+    translated[0].set_ip([192, 0, 2, 1].into());
+    let first = GroupConfig { transport: Transport::Tcp { addresses: translated }, ..config.clone() };
+    let first = thread::spawn(move || join(&first).map(|collective| collective.size()));
+    assert_eq!(join(&rank(&config, 1)).unwrap().size(), 2);
+    assert_eq!(first.join().unwrap(), Ok(2));
 }

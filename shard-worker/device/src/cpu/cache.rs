@@ -18,7 +18,7 @@ use super::simd::LANES;
 use crate::{CacheShape, ChunkSpan, DeviceError, Dtype, Heads};
 
 // A vector of scores is a block's tokens.
-const _: () = assert!(BLOCK_TOKENS == LANES);
+const _: () = assert!(BLOCK_TOKENS == LANES && CacheShape::VECTOR == LANES);
 
 /// Keys and values of all layers.
 pub struct CpuCache {
@@ -166,4 +166,21 @@ pub(super) fn check(operation: &'static str, rows: usize, blocks: usize, chunks:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_takes_the_bytes_that_its_shape_says() {
+        for (head_dim, dtype) in [(8, Dtype::F32), (16, Dtype::Bf16), (40, Dtype::F32), (72, Dtype::Bf16), (128, Dtype::F32)] {
+            let shape = CacheShape { layers: 3, kv_heads: 2, head_dim, blocks: 5, dtype };
+            let taken = match CpuCache::new(shape).unwrap().store {
+                Store::F32(pages) => size_of_val(&*pages.keys) + size_of_val(&*pages.values),
+                Store::Bf16(pages) => size_of_val(&*pages.keys) + size_of_val(&*pages.values),
+            };
+            assert_eq!(taken, shape.bytes(), "{head_dim}");
+        }
+    }
 }

@@ -9,61 +9,77 @@ use crate::{DeviceError, Heads};
 /// Positions whose angles are computed together.
 const RUN: usize = 256;
 
-/// How a position turns the pairs of a head.
-enum Angles {
-    /// Pair `i` by `position * frequencies[i]`.
-    Line(Vec<f64>),
-    /// The first pairs by the row, the others by the column of position `row * side + column`.
-    Grid { side: usize, rows: Vec<f64>, columns: Vec<f64> },
-}
-
-/// Cosines and sines of all positions, computed when first met: a context of 131,072 tokens would take 67 MB.
-pub struct CpuRotary {
-    pairs: usize,
-    positions: usize,
-    angles: Angles,
+/// Cosines and sines along one direction, computed when first met: a context of 131,072 tokens would take 67 MB.
+struct Axis {
+    frequencies: Vec<f64>,
     runs: Vec<OnceLock<Box<[f32]>>>,
 }
 
-impl CpuRotary {
-    /// See [`crate::Device::rotary`].
-    pub(super) fn line(head_dim: usize, theta: f64, positions: usize) -> Self {
-        Self::new(head_dim, positions, Angles::Line(frequencies(head_dim, theta).collect()))
-    }
-
-    /// See [`crate::Device::rotary_2d`].
-    pub(super) fn grid(head_dim: usize, theta: f64, side: usize) -> Self {
-        let rows = frequencies(head_dim, theta).step_by(2).collect();
-        let columns = frequencies(head_dim, theta).skip(1).step_by(2).collect();
-        Self::new(head_dim, side * side, Angles::Grid { side, rows, columns })
-    }
-
-    fn new(head_dim: usize, positions: usize, angles: Angles) -> Self {
+impl Axis {
+    fn new(frequencies: impl Iterator<Item = f64>, positions: usize) -> Self {
         let runs = (0..positions.div_ceil(RUN)).map(|_| OnceLock::new()).collect();
-        Self { pairs: head_dim / 2, positions, angles, runs }
+        Self { frequencies: frequencies.collect(), runs }
     }
 
-    /// `[cos, sin]` of every pair at a position below `positions`.
+    /// `[cos, sin]` of every pair at a position below those it was made for.
     fn at(&self, position: usize) -> &[f32] {
         let (run, offset) = (position / RUN, position % RUN);
-        let width = 2 * self.pairs;
+        let width = 2 * self.frequencies.len();
         let table = self.runs[run].get_or_init(|| self.compute(run * RUN..(run + 1) * RUN));
         &table[offset * width..(offset + 1) * width]
     }
 
     fn compute(&self, positions: Range<usize>) -> Box<[f32]> {
-        let mut table = Vec::with_capacity(positions.len() * 2 * self.pairs);
-        let mut push = |angle: f64| table.extend([angle.cos() as f32, angle.sin() as f32]);
-        for position in positions {
-            match &self.angles {
-                Angles::Line(frequencies) => frequencies.iter().for_each(|f| push(position as f64 * f)),
-                Angles::Grid { side, rows, columns } => {
-                    rows.iter().for_each(|f| push((position / side) as f64 * f));
-                    columns.iter().for_each(|f| push((position % side) as f64 * f));
+        let angles = positions.flat_map(|position| self.frequencies.iter().map(move |f| position as f64 * f));
+        angles.flat_map(|angle| [angle.cos() as f32, angle.sin() as f32]).collect()
+    }
+}
+
+/// How a position turns the pairs of a head.
+enum Angles {
+    /// All by the position.
+    Line(Axis),
+    /// The first by the row, the others by the column of position `row * side + column`: tables of `side` each.
+    Grid { side: usize, rows: Axis, columns: Axis },
+}
+
+/// Angles of all positions.
+pub struct CpuRotary {
+    pairs: usize,
+    positions: usize,
+    angles: Angles,
+}
+
+impl CpuRotary {
+    /// See [`crate::Device::rotary`].
+    pub(super) fn line(head_dim: usize, theta: f64, positions: usize) -> Self {
+        let angles = Angles::Line(Axis::new(frequencies(head_dim, theta), positions));
+        Self { pairs: head_dim / 2, positions, angles }
+    }
+
+    /// See [`crate::Device::rotary_2d`].
+    pub(super) fn grid(head_dim: usize, theta: f64, side: usize) -> Self {
+        let rows = Axis::new(frequencies(head_dim, theta).step_by(2), side);
+        let columns = Axis::new(frequencies(head_dim, theta).skip(1).step_by(2), side);
+        Self { pairs: head_dim / 2, positions: side.saturating_mul(side), angles: Angles::Grid { side, rows, columns } }
+    }
+
+    /// Turns the heads of one row.
+    fn turn(&self, heads: &mut [f32], position: usize) {
+        match &self.angles {
+            Angles::Line(axis) => {
+                let angles = axis.at(position);
+                heads.chunks_exact_mut(2 * self.pairs).for_each(|head| turn(head, angles));
+            }
+            Angles::Grid { side, rows, columns } => {
+                let (by_row, by_column) = (rows.at(position / side), columns.at(position % side));
+                for head in heads.chunks_exact_mut(2 * self.pairs) {
+                    let (first, second) = head.split_at_mut(by_row.len());
+                    turn(first, by_row);
+                    turn(second, by_column);
                 }
             }
         }
-        table.into_boxed_slice()
     }
 }
 
@@ -89,10 +105,7 @@ pub(super) fn rotate(
     }
     let turned = (heads.heads + heads.kv_heads) * heads.head_dim;
     pool.rows(1, qkv, heads.fused(), |row, x| {
-        let angles = rotary.at(positions[row] as usize);
-        for head in x[..turned].chunks_exact_mut(heads.head_dim) {
-            turn(head, angles);
-        }
+        rotary.turn(&mut x[..turned], positions[row] as usize);
     })
 }
 

@@ -4,7 +4,7 @@ use half::bf16;
 use tessera_device::SourceDtype;
 use tessera_types::ModelSpec;
 
-use super::{SliceBytes, TensorSlice};
+use super::{Fingerprint, SliceBytes, TensorSlice};
 use crate::mix::mix;
 
 /// Values that one hash makes, one a byte.
@@ -28,6 +28,12 @@ impl DummyWeights {
     /// The model's shape.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let mut fingerprint = Fingerprint::of(format!("{:?}", self.spec).as_bytes());
+        fingerprint.content(&self.seed.to_le_bytes());
+        fingerprint
     }
 
     /// Makes a slice.

@@ -70,6 +70,16 @@ pub enum CheckpointError {
         /// The tensor, as the layout names it.
         tensor: String,
     },
+    /// Embeddings that the configuration ties to an output matrix which is there and is another one.
+    #[error("{}: the configuration ties tensor {output} to {embedding}, but both are there and differ", .file.display())]
+    Tied {
+        /// The file that names them.
+        file: PathBuf,
+        /// The embedding.
+        embedding: String,
+        /// The output matrix.
+        output: String,
+    },
     /// A tensor of another shape than the configuration's.
     #[error("{}: tensor {tensor} has shape {found:?}, the configuration makes it {expected:?}", .file.display())]
     Shape {

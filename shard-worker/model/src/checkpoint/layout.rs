@@ -9,7 +9,7 @@ use tessera_types::ModelSpec;
 use super::names::HuggingFaceNames;
 use super::safetensors_file::SafetensorsFile;
 use super::slice::interleaved;
-use super::{CheckpointError, SliceBytes, TensorSlice};
+use super::{CheckpointError, Fingerprint, SliceBytes, TensorSlice};
 
 const PARAMS: &str = "params.json";
 const CONSOLIDATED: &str = "consolidated.safetensors";
@@ -56,20 +56,42 @@ pub struct Checkpoint {
     places: HashMap<String, usize>,
     /// What to name when a tensor is in no file.
     listing: PathBuf,
+    fingerprint: Fingerprint,
 }
 
 impl Checkpoint {
     /// Reads the configuration and every file's header.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let layout = Layout::detect(folder)?;
-        let spec = configuration(folder, layout)?;
+        let (spec, text) = configuration(folder, layout)?;
         let (listing, files, places) = match layout {
             Layout::HuggingFace if folder.join(INDEX).is_file() => indexed(folder)?,
             Layout::HuggingFace => single(folder.join(SINGLE))?,
             Layout::Mistral => single(folder.join(CONSOLIDATED))?,
         };
         let names = (layout == Layout::HuggingFace).then(|| HuggingFaceNames::detect(|name| places.contains_key(name)));
-        Ok(Self { layout, spec, names, files, places, listing })
+        let mut fingerprint = Fingerprint::of(text.as_bytes());
+        for file in &files {
+            file.add_to(&mut fingerprint)?;
+        }
+        let opened = Self { layout, spec, names, files, places, listing, fingerprint };
+        opened.check_ties()?;
+        Ok(opened)
+    }
+
+    /// A checkpoint that ties its embeddings may hold the output matrix too, but no other one: programs differ in which
+    /// of the two they would use.
+    fn check_ties(&self) -> Result<(), CheckpointError> {
+        let name = |name: &str| self.names.map_or_else(|| name.to_owned(), |names| names.of(name));
+        let (embedding, output) = (name("tok_embeddings.weight"), name("output.weight"));
+        let (Some(&of_embedding), Some(&of_output)) = (self.places.get(&embedding), self.places.get(&output)) else {
+            return Ok(());
+        };
+        let (embeds, puts_out) = (&self.files[of_embedding], &self.files[of_output]);
+        if !self.spec.decoder.tied_embeddings || embeds.holds_the_same(&embedding, puts_out, &output)? {
+            return Ok(());
+        }
+        Err(CheckpointError::Tied { file: self.listing.clone(), embedding, output })
     }
 
     /// How the folder is laid out.
@@ -80,6 +102,11 @@ impl Checkpoint {
     /// The model's shape.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// What tells this checkpoint from others.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// Bytes of tensors read so far.
@@ -94,9 +121,16 @@ impl Checkpoint {
     }
 
     /// Reads a slice.
-    pub fn read(&self, slice: &TensorSlice) -> Result<SliceBytes, CheckpointError> {
+    ///
+    /// # Errors
+    /// Those of the file, and of `told`, which hears of bytes read.
+    pub fn read<E: From<CheckpointError>>(
+        &self,
+        slice: &TensorSlice,
+        told: &mut dyn FnMut(u64) -> Result<(), E>,
+    ) -> Result<SliceBytes, E> {
         let (file, tensor) = self.locate(slice)?;
-        let (bytes, dtype) = file.read(&tensor, slice)?;
+        let (bytes, dtype) = file.read(&tensor, slice, told)?;
         let order = match (self.layout, slice.rotary_head) {
             (Layout::HuggingFace, Some(head_dim)) => interleaved(slice.rows.len(), head_dim),
             _ => (0..slice.rows.len() as u32).collect(),
@@ -116,23 +150,26 @@ impl Checkpoint {
 /// The shape that a folder's configuration tells; weights need not be there.
 pub fn shape(folder: &Path) -> Result<ModelSpec, CheckpointError> {
     let has = |file: &str| folder.join(file).is_file();
-    match (has(PARAMS), has(CONFIG)) {
+    let layout = match (has(PARAMS), has(CONFIG)) {
         // With both, the weights decide which one counts.
-        (true, true) => configuration(folder, Layout::detect(folder).unwrap_or(Layout::Mistral)),
-        (true, false) => configuration(folder, Layout::Mistral),
-        (false, true) => configuration(folder, Layout::HuggingFace),
-        (false, false) => Err(CheckpointError::NoLayout(folder.into())),
-    }
+        (true, true) => Layout::detect(folder).unwrap_or(Layout::Mistral),
+        (true, false) => Layout::Mistral,
+        (false, true) => Layout::HuggingFace,
+        (false, false) => return Err(CheckpointError::NoLayout(folder.into())),
+    };
+    Ok(configuration(folder, layout)?.0)
 }
 
-fn configuration(folder: &Path, layout: Layout) -> Result<ModelSpec, CheckpointError> {
+/// The shape, and the text that tells it.
+fn configuration(folder: &Path, layout: Layout) -> Result<(ModelSpec, String), CheckpointError> {
     let file = folder.join(if layout == Layout::Mistral { PARAMS } else { CONFIG });
     let text = read_text(&file)?;
     let spec = match layout {
         Layout::Mistral => ModelSpec::from_mistral_params(&text),
         Layout::HuggingFace => ModelSpec::from_hugging_face_config(&text),
     };
-    spec.map_err(|error| CheckpointError::Config { file, error })
+    let spec = spec.map_err(|error| CheckpointError::Config { file, error })?;
+    Ok((spec, text))
 }
 
 type Files = (PathBuf, Vec<SafetensorsFile>, HashMap<String, usize>);

@@ -2,6 +2,7 @@
 
 mod dummy;
 mod error;
+mod fingerprint;
 mod layout;
 mod names;
 mod safetensors_file;
@@ -13,6 +14,7 @@ use tessera_types::ModelSpec;
 
 pub use dummy::DummyWeights;
 pub use error::CheckpointError;
+pub use fingerprint::Fingerprint;
 pub use layout::{Checkpoint, Layout, shape};
 pub use slice::{SliceBytes, TensorSlice};
 
@@ -62,9 +64,30 @@ impl WeightSource {
 
     /// Reads a slice, and nothing around it.
     pub fn read(&self, slice: &TensorSlice) -> Result<SliceBytes, CheckpointError> {
+        self.read_telling(slice, &mut |_| Ok(()))
+    }
+
+    /// Reads a slice and tells of the bytes that were read since it last told, within long slices and at the end. An
+    /// error of `told` ends the reading.
+    pub fn read_telling<E: From<CheckpointError>>(
+        &self,
+        slice: &TensorSlice,
+        told: &mut dyn FnMut(u64) -> Result<(), E>,
+    ) -> Result<SliceBytes, E> {
         match self {
-            Self::Checkpoint(checkpoint) => checkpoint.read(slice),
-            Self::Dummy(dummy) => Ok(dummy.read(slice)),
+            Self::Checkpoint(checkpoint) => checkpoint.read(slice, told),
+            Self::Dummy(dummy) => {
+                told(dummy::bytes(slice))?;
+                Ok(dummy.read(slice))
+            }
+        }
+    }
+
+    /// What tells these weights from others.
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.fingerprint(),
+            Self::Dummy(dummy) => dummy.fingerprint(),
         }
     }
 }

@@ -19,6 +19,7 @@ use super::context::Context;
 use crate::batch::{Batch, LogitsRow, Purpose};
 use crate::check::Checker;
 use crate::error::{ModelError, PlanError};
+use crate::ledger::Ledger;
 use crate::sampling::Sampler;
 use crate::sequences::{self, Sequences};
 use crate::step::micros;
@@ -47,6 +48,7 @@ pub struct SimModel {
     clock: Clock,
     abort: AbortHandle,
     sequences: Sequences,
+    ledger: Ledger,
     /// Patches of each image that was encoded.
     images: HashMap<ImageKey, usize>,
     /// On rank 0, which alone answers.
@@ -80,6 +82,7 @@ impl SimModel {
             clock: Clock::new(Instant::now()),
             abort,
             sequences: Sequences::new(),
+            ledger: Ledger::new(setup.blocks),
             images: HashMap::new(),
             voices: HashMap::new(),
             sampler: Sampler::default(),
@@ -94,6 +97,7 @@ impl SimModel {
         self.abort = abort;
         self.clock = Clock::new(Instant::now());
         self.sequences.clear();
+        self.ledger.clear();
         self.images.clear();
         self.voices.clear();
     }
@@ -123,6 +127,7 @@ impl SimModel {
         for row in &batch.logits {
             self.answer(row, &mut output)?;
         }
+        self.ledger.settle(plan, &self.sequences);
         sequences::settle(&mut self.sequences, plan, &output.sampled);
         output.timings = StepTimings {
             encode_us: micros(time.encode),
@@ -141,11 +146,13 @@ impl SimModel {
             blocks: self.blocks,
             positions: self.positions,
             sequences: &self.sequences,
+            ledger: &self.ledger,
             images: self.images.clone(),
         }
     }
 
     fn apply(&mut self, plan: &StepPlan) {
+        self.ledger.apply(plan, &self.sequences);
         for key in &plan.forget_images {
             self.images.remove(key);
         }

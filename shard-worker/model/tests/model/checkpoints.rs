@@ -9,9 +9,10 @@ use safetensors::{SafeTensors, serialize_to_file};
 use tempfile::TempDir;
 use tessera_collective::{AbortHandle, Collective, CollectiveError, Solo};
 use tessera_device::Dtype;
+use tessera_device::cpu::{CpuConfig, CpuDevice};
 use tessera_model::checkpoint::TensorSlice;
-use tessera_model::{CheckpointError, Layout, ModelError, WeightSource};
-use tessera_types::{Rank, SequenceId};
+use tessera_model::{CacheConfig, CheckpointError, Layout, Model, ModelError, WeightSource};
+use tessera_types::{Rank, SequenceId, ShardPlan};
 
 use crate::cases;
 use crate::driver::{Driver, alone, greedy, load, start};
@@ -108,6 +109,22 @@ fn tied_embeddings_are_the_output_matrix() {
     let params = config("mistral", "params.json").replacen('{', "{\"tied_embeddings\": true,", 1);
     let tied = folder("consolidated.safetensors", &tied, ("params.json", params));
     assert_eq!(text_logits(tied.path()), text_logits(untied.path()));
+}
+
+#[test]
+fn tied_embeddings_beside_another_output_matrix_are_refused_and_beside_the_same_are_not() {
+    let mut tensors = tensors("mistral");
+    let params = || ("params.json", config("mistral", "params.json").replacen('{', "{\"tied_embeddings\": true,", 1));
+    let contradictory = folder("consolidated.safetensors", &tensors, params());
+    let error = WeightSource::open(contradictory.path()).unwrap_err();
+    assert!(matches!(error, CheckpointError::Tied { .. }), "{error}");
+    assert!(error.to_string().contains("output.weight to tok_embeddings.weight"), "{error}");
+    let embedding = tensors["tok_embeddings.weight"].clone();
+    tensors.insert("output.weight".into(), embedding);
+    let twice = folder("consolidated.safetensors", &tensors, params());
+    tensors.remove("output.weight");
+    let once = folder("consolidated.safetensors", &tensors, params());
+    assert_eq!(text_logits(twice.path()), text_logits(once.path()));
 }
 
 /// A seat in a group whose other ranks are not there. Loading asks nothing of them.
@@ -323,4 +340,37 @@ fn weights_that_are_no_numbers_break_the_sequence_and_not_the_step() {
     let output = model.step(&driver.plan).unwrap();
     assert_eq!(output.broken, [SequenceId(3)]);
     assert_eq!(output.sampled.len(), 1, "every chunk that samples is answered");
+}
+
+#[test]
+fn loading_ends_where_its_progress_is_refused() {
+    let source = WeightSource::open(&cases::fixture("mistral")).unwrap();
+    let plan = ShardPlan::new(source.spec(), 1, Rank(0)).unwrap();
+    let device = CpuDevice::new(CpuConfig { threads: 1, dtype: Dtype::F32 }).unwrap();
+    let cache = CacheConfig { blocks: 4, dtype: Dtype::F32 };
+    let mut calls = 0;
+    let mut progress = |_, _| {
+        calls += 1;
+        if calls == 3 { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
+    };
+    let loaded = Model::load(&source, plan, device, Box::new(Solo::default()), cache, &mut progress);
+    assert_eq!(loaded.err(), Some(ModelError::Collective(CollectiveError::Aborted)));
+    assert_eq!(calls, 3);
+    let whole = fs::metadata(cases::fixture("mistral/consolidated.safetensors")).unwrap().len();
+    assert!(source.bytes_read() < whole, "{} of {whole} bytes", source.bytes_read());
+}
+
+#[test]
+fn a_checkpoint_is_told_from_another_by_what_is_in_it_and_from_itself_by_when_it_was_written() {
+    let (one, two, mut other) = (copy("mistral"), copy("mistral"), tensors("mistral"));
+    let fingerprint = |folder: &TempDir| WeightSource::open(folder.path()).unwrap().fingerprint();
+    let original = fingerprint(&one);
+    assert_eq!(fingerprint(&one), original);
+    assert_eq!(fingerprint(&two).to_string(), original.to_string(), "copies are the same to ranks");
+    other.values_mut().for_each(|(_, _, data)| data.iter_mut().for_each(|byte| *byte ^= 1));
+    let other = folder("consolidated.safetensors", &other, ("params.json", config("mistral", "params.json")));
+    assert_ne!(fingerprint(&other).to_string(), original.to_string(), "headers and lengths are the same, numbers are not");
+    let file = fs::File::options().write(true).open(one.path().join("consolidated.safetensors")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert_ne!(fingerprint(&one), original, "written again");
 }

@@ -61,7 +61,7 @@ pub(crate) fn load(
 ) -> Result<Model<CpuDevice>, ModelError> {
     let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap();
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
-    Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| {})
+    Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| Ok(()))
 }
 
 /// A model of one rank.
@@ -116,7 +116,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new() -> Self {
-        Self { plan: empty_plan(1), running: HashMap::new(), next_block: 0 }
+        Self::at(1)
+    }
+
+    /// Goes on with a model that has run others' steps.
+    pub(crate) fn at(step: u64) -> Self {
+        Self { plan: empty_plan(step), running: HashMap::new(), next_block: 0 }
     }
 
     pub(crate) fn start(&mut self, start: SequenceStart) {

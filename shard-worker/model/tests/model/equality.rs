@@ -67,9 +67,8 @@ fn step(driver: &mut Driver, model: &mut Model<CpuDevice>, traces: &mut Traces) 
 
 /// Each request alone, its prompt in one chunk.
 fn one_by_one(model: &mut Model<CpuDevice>, requests: &[(u64, &Case, SamplingParams)]) -> Traces {
-    let mut traces = Traces::new();
+    let (mut traces, mut driver) = (Traces::new(), Driver::new());
     for (id, case, params) in requests {
-        let mut driver = Driver::new();
         driver.plan.encode = case.images.clone();
         driver.start(start(*id, case, params.clone()));
         for _ in 0..TOKENS {

@@ -17,8 +17,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Runs a case greedily: its tokens, the logits of each step, and its images' features.
-fn run(model: &mut Model<CpuDevice>, case: &Case) -> (Vec<TokenId>, Vec<f32>, Vec<f32>) {
-    let mut driver = Driver::new();
+fn run(driver: &mut Driver, model: &mut Model<CpuDevice>, case: &Case) -> (Vec<TokenId>, Vec<f32>, Vec<f32>) {
     driver.plan.encode = case.images.clone();
     driver.start(start(1, case, greedy()));
     let (mut tokens, mut logits) = (Vec::new(), Vec::new());
@@ -37,13 +36,14 @@ fn run(model: &mut Model<CpuDevice>, case: &Case) -> (Vec<TokenId>, Vec<f32>, Ve
 fn check_f32(layout: &str, tp: usize) {
     let cases = cases::all();
     group(&cases::fixture(layout), tp, Dtype::F32, |model| {
+        let mut driver = Driver::new();
         for case in &cases {
             let within = |what: &str, got: &[f32], expected: &[f32], limit: f32| {
                 let d = distance(got, expected);
                 assert!(d <= limit, "{} {what}: {d} is over {limit}", case.name);
             };
             within("vision", &model.vision_output(&case.images).unwrap(), &case.vision, 5e-5);
-            let (tokens, logits, features) = run(model, case);
+            let (tokens, logits, features) = run(&mut driver, model, case);
             within("adapter", &features, &case.projected, 5e-5);
             within("prefill", &logits[..case.prefill_logits.len()], &case.prefill_logits, 5e-4);
             within("steps", &logits, &case.step_logits, 5e-4);
@@ -75,8 +75,7 @@ fn four_ranks_equal_the_reference() {
 }
 
 /// Logits of every position that the reference's greedy path asks for, with that path fed.
-fn forced(model: &mut Model<CpuDevice>, case: &Case) -> Vec<f32> {
-    let mut driver = Driver::new();
+fn forced(driver: &mut Driver, model: &mut Model<CpuDevice>, case: &Case) -> Vec<f32> {
     driver.plan.encode = case.images.clone();
     let mut start = start(1, case, greedy());
     start.tokens.extend_from_slice(&case.greedy[..STEPS - 1]);
@@ -103,9 +102,10 @@ fn bf16_stays_near_the_f32_reference() {
     let cases = cases::all();
     for tp in [1, 2] {
         group(&cases::fixture("hf"), tp, Dtype::Bf16, |model| {
+            let mut driver = Driver::new();
             for case in &cases {
                 let vocab = case.prefill_logits.len();
-                let logits = forced(model, case);
+                let logits = forced(&mut driver, model, case);
                 assert_eq!(logits.len(), STEPS * vocab);
                 for (got, expected) in logits.chunks(vocab).zip(case.step_logits.chunks(vocab)) {
                     let rms = (got.iter().zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / vocab as f32).sqrt();

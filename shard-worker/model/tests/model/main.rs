@@ -7,6 +7,7 @@ mod checkpoints;
 mod driver;
 mod equality;
 mod golden;
+mod layouts;
 mod npz;
 mod plans;
 mod reference;

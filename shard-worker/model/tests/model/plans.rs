@@ -8,7 +8,7 @@ use tessera_device::cpu::CpuDevice;
 use tessera_model::{Model, ModelError, PlanError, WeightSource};
 use tessera_types::{
     BlockId, Chunk, DecoderSpec, Grid, ImageEncode, ImageKey, ModelSpec, Sampled, SamplingParams, SequenceId, SequenceStart,
-    StepPlan, TokenId,
+    StepId, StepPlan, TokenId,
 };
 
 use crate::cases::{self, Case};
@@ -41,6 +41,10 @@ fn with(change: impl FnOnce(&mut StepPlan)) -> StepPlan {
     plan
 }
 
+fn start_of(id: u64) -> SequenceStart {
+    start(id, image_case(), greedy())
+}
+
 /// A start of sequence 2 that is right but for `change`.
 fn starting(change: impl FnOnce(&mut SequenceStart)) -> StepPlan {
     let mut second = start(2, image_case(), greedy());
@@ -55,7 +59,32 @@ fn wrong_plans_are_refused_by_name() {
     let image = image_case().images[0].clone();
     let (id, key) = (SequenceId(1), image.key);
     let far = 500..500 + BLOCKS as u32;
+    let first = |blocks: &[u32], start: usize| {
+        let new_blocks = blocks.iter().map(|&block| BlockId(block)).collect();
+        with(|p| {
+            p.start.push(start_of(2));
+            p.chunks.push(Chunk { new_blocks, ..chunk(2, start, 16, 0..0) });
+        })
+    };
     let cases: Vec<(StepPlan, PlanError)> = vec![
+        (with(|p| p.step = StepId(3)), PlanError::Step { expected: StepId(2), got: StepId(3) }),
+        (with(|p| p.step = StepId(1)), PlanError::Step { expected: StepId(2), got: StepId(1) }),
+        (with(|p| p.end.push(SequenceId(9))), PlanError::UnknownSequence(SequenceId(9))),
+        (with(|p| p.end.extend([id, id])), PlanError::UnknownSequence(id)),
+        // Sequence 1 holds block 0; it may be read behind a later start, not written.
+        (first(&[0], 0), PlanError::BlockShared { sequence: SequenceId(2), block: BlockId(0) }),
+        (first(&[0, 1], 16), PlanError::BlockShared { sequence: SequenceId(2), block: BlockId(1) }),
+        (first(&[500, 500], 0), PlanError::BlockTwice { sequence: SequenceId(2), block: BlockId(500) }),
+        // Nobody has filled block 500.
+        (first(&[500, 501], 16), PlanError::Start { sequence: SequenceId(2), expected: 0, got: 16 }),
+        (first(&[0, 500, 501], 32), PlanError::Start { sequence: SequenceId(2), expected: 16, got: 32 }),
+        (
+            with(|p| {
+                p.start.extend([start_of(2), start_of(3)]);
+                p.chunks.extend([chunk(2, 0, 16, 500..501), chunk(3, 0, 16, 500..501)]);
+            }),
+            PlanError::BlockShared { sequence: SequenceId(2), block: BlockId(500) },
+        ),
         (with(|p| p.chunks.push(chunk(9, 0, 1, 0..1))), PlanError::UnknownSequence(SequenceId(9))),
         (
             with(|p| {
@@ -163,8 +192,9 @@ fn prompt_log_probabilities_do_not_depend_on_the_chunks() {
     let case = image_case();
     let mut params = greedy();
     params.logprobs.prompt = Some(2);
+    let mut step = 1;
     let mut collect = |sizes: &[usize]| {
-        let mut driver = Driver::new();
+        let mut driver = Driver::at(step);
         driver.plan.encode = case.images.clone();
         driver.start(start(1, case, params.clone()));
         let mut described = Vec::new();
@@ -177,6 +207,7 @@ fn prompt_log_probabilities_do_not_depend_on_the_chunks() {
         }
         driver.plan.end.push(SequenceId(1));
         driver.step(&mut model, &mut |_, _, _| {});
+        step = driver.plan.step.0;
         described
     };
     let whole = collect(&[1000]);
@@ -198,11 +229,11 @@ fn finish(driver: &mut Driver, model: &mut Model<CpuDevice>, have: usize) -> Vec
 
 #[test]
 fn a_sequence_that_is_started_again_goes_on_with_the_same_bits() {
-    let (case, mut model, mut driver) = (image_case(), running(), Driver::new());
+    let (case, mut model, mut driver) = (image_case(), running(), Driver::at(2));
     driver.plan.end.push(SequenceId(1));
     driver.start(start(1, case, greedy()));
     let straight = finish(&mut driver, &mut model, 0);
-    let mut driver = Driver::new();
+    let mut driver = Driver::at(driver.plan.step.0);
     driver.plan.end.push(SequenceId(1));
     let mut again = start(1, case, greedy());
     again.tokens.extend_from_slice(&case.greedy[..10]);
@@ -214,22 +245,46 @@ fn a_sequence_that_is_started_again_goes_on_with_the_same_bits() {
 fn a_prefix_that_another_sequence_left_in_the_cache_can_be_used() {
     let (case, mut model) = (image_case(), running());
     let len = case.ids.len() as u32;
-    let row = |model: &mut Model<CpuDevice>, first: Chunk| {
+    let row = |model: &mut Model<CpuDevice>, step: u64, first: Chunk| {
         let mut logits = Vec::new();
         let plan = with(|p| {
-            p.end.push(SequenceId(2));
-            p.start.push(start(2, case, greedy()));
+            p.step = StepId(step);
+            p.start.push(start(first.sequence.0, case, greedy()));
             p.chunks.push(Chunk { sample: true, ..first });
         });
         model.step_observed(&plan, &mut |_, _, row| logits = row.to_vec()).unwrap();
         logits
     };
-    let whole = row(&mut model, chunk(2, 0, len, 300..300 + len.div_ceil(16)));
-    // Sequence 1 holds the same prompt in blocks from 0 on; the last tokens go to blocks of sequence 2's own.
+    let whole = row(&mut model, 2, chunk(2, 0, len, 300..300 + len.div_ceil(16)));
+    // Sequence 1 holds the same prompt in blocks from 0 on; the last tokens go to blocks of sequence 3's own.
     let shared = len / 16 - 1;
-    let mut rest = chunk(2, shared as usize * 16, len - shared * 16, 0..shared);
+    let mut rest = chunk(3, shared as usize * 16, len - shared * 16, 0..shared);
     rest.new_blocks.extend((400..403).map(BlockId));
-    assert_eq!(row(&mut model, rest), whole);
+    assert_eq!(row(&mut model, 3, rest), whole);
+}
+
+#[test]
+fn blocks_of_a_sequence_that_ends_can_be_written_at_once() {
+    let mut model = running();
+    let plan = with(|p| {
+        p.end.push(SequenceId(1));
+        p.start.push(start_of(2));
+        p.chunks.push(chunk(2, 0, 16, 0..1));
+    });
+    model.step(&plan).unwrap();
+}
+
+#[test]
+fn what_an_old_group_left_in_the_cache_is_no_prefix() {
+    let mut model = running();
+    model.join(Box::new(Solo::default())).unwrap();
+    let plan = with(|p| {
+        p.encode = image_case().images.clone();
+        p.start.push(start_of(2));
+        p.chunks.push(chunk(2, 16, 16, 0..2));
+    });
+    let expected = PlanError::Start { sequence: SequenceId(2), expected: 0, got: 16 };
+    assert_eq!(model.step(&plan), Err(ModelError::Plan(expected)));
 }
 
 #[test]

@@ -35,7 +35,8 @@ pub(crate) fn logits(source: &WeightSource, ids: &[TokenId], placed: &[PlacedIma
         layer(&weights, &format!("layers.{n}."), &shape, &angle, &mut x);
     }
     let normed = norm(&x, &weights.vector("norm.weight", d.dim), d.norm_eps.into());
-    product(&normed, &weights.matrix("output.weight", d.vocab_size, d.dim))
+    let output = if d.tied_embeddings { "tok_embeddings.weight" } else { "output.weight" };
+    product(&normed, &weights.matrix(output, d.vocab_size, d.dim))
 }
 
 fn image_features(weights: &Weights<'_>, image: &ImageEncode) -> Rows {

@@ -16,24 +16,25 @@ prop_compose! {
     fn decoder()(
         layers in 1usize..3,
         kv_heads in prop_oneof![Just(1usize), Just(2), Just(3), Just(8)],
-        group in 1usize..5,
-        half_head in 1usize..20,
-        dim in 2usize..18,
-        ffn in 1usize..9,
+        group in 1usize..9,
+        head_dim in prop_oneof![3 => (1usize..20).prop_map(|half| 2 * half), 1 => prop::sample::select(vec![72, 80, 96, 160])],
+        dim in 2usize..36,
+        ffn in 1usize..30,
         vocab_size in 20usize..150,
-        theta in prop_oneof![Just(1e4), Just(1e9)],
+        theta in prop_oneof![Just(1e4), Just(5e5), Just(1e9)],
+        tied_embeddings: bool,
     ) -> DecoderSpec {
         DecoderSpec {
-            dim: 8 * dim,
+            dim: 4 * dim,
             layers,
             heads: kv_heads * group,
             kv_heads,
-            head_dim: 2 * half_head,
-            ffn_dim: 24 * ffn,
+            head_dim,
+            ffn_dim: 4 * ffn,
             vocab_size,
             rope_theta: theta,
             norm_eps: 1e-5,
-            tied_embeddings: false,
+            tied_embeddings,
         }
     }
 }
@@ -63,14 +64,14 @@ prop_compose! {
 }
 
 /// A picture of smooth waves.
-fn picture(vision: &VisionSpec, grid: Grid) -> ImageEncode {
+pub(crate) fn picture(vision: &VisionSpec, grid: Grid) -> ImageEncode {
     let numbers = 3 * vision.patch_size * vision.patch_size * grid.patches();
     let pixels: Bytes = (0..numbers).flat_map(|i| ((i * i % 97) as f32 / 48.0 - 1.0).to_le_bytes()).collect();
     ImageEncode { key: ImageKey([7; 32]), grid, pixels }
 }
 
 /// A prompt with the picture in its midst.
-fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
+pub(crate) fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
     let text = |i: usize| TokenId((i * i + 3) as u32 % spec.decoder.vocab_size as u32);
     let mut ids: Vec<TokenId> = (0..5).map(text).collect();
     if spec.vision.is_some() {
@@ -84,7 +85,7 @@ fn prompt(spec: &ModelSpec, grid: Grid) -> Vec<TokenId> {
 }
 
 /// Logits of every position at a degree, by rank.
-fn run(
+pub(crate) fn run(
     source: &WeightSource,
     tp: usize,
     dtype: Dtype,
