@@ -55,18 +55,18 @@ pub struct Report {
     pub asked_again: u64,
     /// Requests not accepted at first, with a time to come back at.
     pub refused: u64,
+    /// What the last of them was told.
+    pub last_refusal: String,
     /// Everything that should not be.
     pub failures: Vec<String>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { right, asked_again, refused, failures } = self;
-        write!(
-            f,
-            "{right} right, {asked_again} asked again at another router, {refused} refused for now, {} failed",
-            failures.len()
-        )
+        let Self { right, asked_again, refused, last_refusal, failures } = self;
+        let failed = failures.len();
+        write!(f, "{right} right, {asked_again} asked again at another router, {refused} refused for now, {failed} failed")?;
+        if last_refusal.is_empty() { Ok(()) } else { write!(f, "; refused at last: {last_refusal}") }
     }
 }
 
@@ -179,8 +179,9 @@ impl Shared {
                 report.asked_again += 1;
                 return false;
             }
-            Err(Broken::Later(_)) => {
+            Err(Broken::Later(status)) => {
                 report.refused += 1;
+                report.last_refusal = format!("{}: {}", status.code(), status.message());
                 return false;
             }
             Err(broken) => Some(broken.to_string()),

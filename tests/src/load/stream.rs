@@ -142,3 +142,48 @@ fn broken(status: Status, accepted: bool) -> Broken {
         (false, true) => Broken::Untyped(said()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(tokens: &[u32], text: &str) -> Answer {
+        let sequence = Sequence { tokens: tokens.to_vec(), text: text.into(), ..Sequence::default() };
+        Answer { sequences: [(0, sequence)].into(), generated: tokens.len() as u32 }
+    }
+
+    #[test]
+    fn a_lost_a_repeated_and_a_changed_token_are_told_with_their_place() {
+        let whole = answer(&[1, 2, 3, 4], "abcd");
+        assert_eq!(whole.differs(&whole.clone()), None);
+        for (tokens, place) in [
+            (vec![1, 3, 4], "token 1"),
+            (vec![1, 2, 2, 3, 4], "token 2"),
+            (vec![1, 2, 3, 9], "token 3"),
+            (vec![1, 2, 3], "token 3"),
+        ] {
+            let told = whole.differs(&answer(&tokens, "abcd")).unwrap();
+            assert!(told.starts_with(place), "{tokens:?}: {told}");
+        }
+        assert!(whole.differs(&answer(&[1, 2, 3, 4], "abbd")).unwrap().contains("text"));
+        assert!(whole.differs(&Answer::default()).unwrap().contains("missing"));
+    }
+
+    #[test]
+    fn a_gap_between_deltas_breaks_a_stream() {
+        let mut answer = Answer::default();
+        let delta = |seq| v1::Delta { seq, ..v1::Delta::default() };
+        assert!(answer.take(delta(0)).is_ok() && answer.take(delta(1)).is_ok());
+        assert!(answer.take(delta(3)).is_err() && answer.take(delta(1)).is_err());
+    }
+
+    #[test]
+    fn a_server_that_says_when_to_come_back_is_told_from_a_connection_that_broke() {
+        let later =
+            Status::with_error_details(Code::Unavailable, "later", tonic_types::ErrorDetails::with_retry_info(Some(HANGS)));
+        assert!(matches!(broken(later.clone(), false), Broken::Later(_)));
+        assert!(matches!(broken(later, true), Broken::Typed(_)));
+        assert!(matches!(broken(Status::unavailable("h2 protocol error"), true), Broken::Untyped(_)));
+        assert!(matches!(broken(Status::unavailable("connection refused"), false), Broken::Unreached(_)));
+    }
+}
