@@ -27,6 +27,9 @@ pub(super) enum Fault {
     Away,
 }
 
+/// Draws a fault of one kind; the number is etcd's leader.
+type Kind = fn(&mut StdRng, &Subjects, usize) -> Option<Fault>;
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,7 +47,7 @@ impl fmt::Display for Fault {
 impl Fault {
     /// Any fault that `subjects` has left somebody for.
     pub(super) fn draw(random: &mut StdRng, left: &Subjects, leader: usize) -> Option<Self> {
-        let kinds: [(u32, fn(&mut StdRng, &Subjects, usize) -> Option<Self>); 9] = [
+        let kinds: [(u32, Kind); 9] = [
             (6, |random, left, _| Some(Self::Kill(pick(random, &left.workers)?))),
             (3, |random, left, _| Some(Self::Kill(pick(random, &left.coordinators)?))),
             (2, |random, left, _| Some(Self::Kill(pick(random, &left.routers)?))),
