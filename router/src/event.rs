@@ -22,6 +22,8 @@ pub(crate) enum Event {
     Delta(Delta),
     /// A sequence is over.
     Finished(Finished),
+    /// What ran the request was lost, and another goes on with it; so many tokens of all sequences came before.
+    Resumed(u32),
     /// The request is over.
     Usage(Usage),
 }

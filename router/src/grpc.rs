@@ -39,12 +39,16 @@ impl Inference for Front {
     type GenerateStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
 
     async fn generate(&self, call: Request<GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
+        let tells_resumed = call.get_ref().tell_resumed;
         let request = request::read(call);
         let entry = self.router.enter(metrics::Front::Grpc, request.arrived)?;
         let (accepted, session) = self.router.generate(entry, request).await?;
-        let teller = Teller::new(session.prepared(), self.router.model_name());
+        let teller = Teller::new(session.prepared(), self.router.model_name(), tells_resumed);
         let accepted = teller.accepted(accepted);
-        let events = session.events().map(move |event| event.map(|event| teller.event(event)).map_err(Status::from));
+        let events = session.events().filter_map(move |event| {
+            let told = event.map(|event| teller.event(event)).map_err(Status::from);
+            std::future::ready(told.transpose())
+        });
         let first = futures::stream::once(std::future::ready(Ok(accepted)));
         Ok(Response::new(Box::pin(first.chain(events))))
     }
@@ -53,7 +57,7 @@ impl Inference for Front {
         let request = request::read(call);
         let entry = self.router.enter(metrics::Front::Grpc, request.arrived)?;
         let (accepted, session) = self.router.generate(entry, request).await?;
-        let teller = Teller::new(session.prepared(), self.router.model_name());
+        let teller = Teller::new(session.prepared(), self.router.model_name(), false);
         Ok(Response::new(teller.once(accepted, session.events()).await?))
     }
 

@@ -190,9 +190,14 @@ impl Session {
                     self.end();
                 }
             }
-            WireEvent::Accepted(_) | WireEvent::Resumed(_) => {}
+            WireEvent::Resumed(_) => self.resumed(),
+            WireEvent::Accepted(_) => {}
         }
         Ok(())
+    }
+
+    fn resumed(&mut self) {
+        self.ready.push_back(Event::Resumed(self.generated_tokens));
     }
 
     fn token(&mut self, token: wire::Token) -> Result<(), Status> {

@@ -59,7 +59,7 @@ async fn check_grpc(cluster: &Cluster, case: &GoldenCase) -> Result<()> {
             Event::Accepted(accepted) => prompt = accepted.prompt_token_ids,
             Event::Delta(delta) => generated.extend(delta.token_ids),
             Event::Usage(last) => usage = Some(last),
-            Event::Finished(_) => {}
+            Event::Finished(_) | Event::Resumed(_) => {}
         }
     }
     assert_eq!(prompt, case.ids, "{}: prompt ids over gRPC", case.name);

@@ -43,7 +43,7 @@ async fn ask(cluster: &Cluster, input: Input, temperature: f32, seed: u64) -> Re
                 (entry.token_id, entry.logprob.to_bits(), top)
             })),
             Event::Usage(usage) => cached = usage.cached_prompt_tokens,
-            Event::Accepted(_) | Event::Finished(_) => {}
+            Event::Accepted(_) | Event::Finished(_) | Event::Resumed(_) => {}
         }
     }
     Ok((trace, cached))

@@ -72,7 +72,7 @@ pub(crate) async fn run(client: &mut Client, request: v1::GenerateRequest, mut o
                 outcome.usage = usage;
                 complete = true;
             }
-            Some(Event::Accepted(_) | Event::Finished(_)) | None => {}
+            Some(Event::Accepted(_) | Event::Finished(_) | Event::Resumed(_)) | None => {}
         }
     }
     outcome.total = start.elapsed();

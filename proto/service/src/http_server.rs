@@ -1,7 +1,18 @@
 //! Serving HTTP: connections accepted, served, and drained at the end.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
@@ -16,11 +27,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequest;
 use tracing::{debug, warn};
 
 use crate::{Acceptor, Bound, tls::accept};
 
-/// A client that has not sent its headers by then is cut off.
+/// A client that has not asked for anything by then, or not sent the whole of a request's headers, is cut off.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// Connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 8192;
@@ -41,7 +53,7 @@ async fn serve_within(bound: Bound, app: axum::Router, stop: CancellationToken, 
         tokio::select! {
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 let Some(stream) = ready(accepted).await else { continue };
-                let door = Door { tls: tls.clone(), stop: stop.clone(), within, builder: builder.clone(), app: app.clone() };
+                let door = Door { tls: tls.clone(), within, builder: builder.clone(), app: app.clone() };
                 connections.spawn(door.serve(stream, graceful.watcher()));
             }
             Some(_) = connections.join_next() => {}
@@ -69,7 +81,6 @@ async fn ready(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<TcpStrea
 /// What a connection is served with.
 struct Door {
     tls: Option<Acceptor>,
-    stop: CancellationToken,
     within: Duration,
     builder: Builder<TokioExecutor>,
     app: axum::Router,
@@ -77,17 +88,22 @@ struct Door {
 
 impl Door {
     async fn serve(self, stream: TcpStream, watcher: Watcher) {
-        // Until the first byte, the server below does not know which HTTP it speaks, and keeps no time.
-        let heard = tokio::select! {
-            heard = timeout(self.within, stream.readable()) => matches!(heard, Ok(Ok(()))),
-            () = self.stop.cancelled() => false,
-        };
-        if !heard {
-            return;
-        }
         let Ok(stream) = accept(self.tls.as_ref(), stream).await else { return };
-        let connection = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.app));
-        if let Err(error) = watcher.watch(connection).await {
+        let asked = Arc::new(AtomicBool::new(false));
+        let first = asked.clone();
+        let app = MapRequest::new(self.app, move |request: Request<Incoming>| {
+            first.store(true, Relaxed);
+            request
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+        let mut connection = pin!(watcher.watch(connection));
+        // The server below keeps no time before it knows which HTTP is spoken.
+        let ended = match timeout(self.within, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) if asked.load(Relaxed) => connection.await,
+            Err(_) => return debug!("an HTTP connection asked for nothing"),
+        };
+        if let Err(error) = ended {
             debug!(%error, "an HTTP connection ended early");
         }
     }
@@ -105,7 +121,7 @@ mod tests {
         let address = bound.address;
         let app = axum::Router::new();
         tokio::spawn(serve_within(bound, app, CancellationToken::new(), Duration::ZERO, Duration::from_millis(20)));
-        for said in [&b""[..], b"G", b"GET / HTTP/1.1\r\nhost:"] {
+        for said in [&b""[..], b"G", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\nhost:"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(said).await.unwrap();
             let mut heard = Vec::new();

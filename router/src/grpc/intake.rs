@@ -25,6 +25,9 @@ use crate::{
     watched::Watched,
 };
 
+/// Bytes before a message, which tell its length.
+const HEAD: usize = 5;
+
 /// A service whose messages are counted and bounded on their way in, and whose streams are cut off when nobody reads.
 #[derive(Clone)]
 pub(crate) struct Intake<S> {
@@ -65,8 +68,11 @@ where
         };
         let streams = request.uri().path() == GENERATE;
         let limits = self.router.limits();
-        let (arriving, max_unread) = (Arriving::new(limits.max_body_bytes), limits.max_unread);
-        let message = |body| Body::new(Message { body, permit, arriving, by: Box::pin(sleep(BODY_WITHIN)) });
+        let (max_bytes, max_unread) = (limits.max_body_bytes, limits.max_unread);
+        let message = |body| {
+            let (arriving, by) = (Arriving::new(max_bytes + HEAD), Box::pin(sleep(BODY_WITHIN)));
+            Body::new(Message { body, permit, arriving, by, first: true, max_bytes })
+        };
         let answer = self.service.call(request.map(message));
         Box::pin(match streams {
             true => Either::Left(answer.map_ok(move |answer| answer.map(|body| Body::new(Watched::new(body, max_unread))))),
@@ -85,6 +91,14 @@ struct Message {
     permit: Permit,
     arriving: Arriving,
     by: Pin<Box<Sleep>>,
+    first: bool,
+    max_bytes: usize,
+}
+
+/// What a message says of its length, in the head that is before it.
+fn length(start: &[u8]) -> Option<usize> {
+    let (_compressed, rest) = start.split_first()?;
+    Some(u32::from_be_bytes(*rest.first_chunk()?) as usize)
 }
 
 impl hyper::body::Body for Message {
@@ -96,8 +110,11 @@ impl hyper::body::Body for Message {
         let frame = Pin::new(&mut this.body).poll_frame(context);
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                if let Err(error) = this.arriving.take(bytes, &this.permit) {
+                // What the message says of its length is as good as the length.
+                let data = frame.data_ref().map_or(&[][..], |data| data);
+                let told = if std::mem::take(&mut this.first) { length(data).unwrap_or_default() } else { 0 };
+                let refusal = if told > this.max_bytes { Err(RequestError::too_large(this.max_bytes)) } else { Ok(()) };
+                if let Err(error) = refusal.and_then(|()| this.arriving.take(data.len(), &this.permit)) {
                     return Poll::Ready(Some(Err(error.into())));
                 }
             }

@@ -21,16 +21,18 @@ pub(super) struct Teller {
     prompt_ids: Vec<u32>,
     tokenizer: Arc<Tokenizer>,
     sequences: usize,
+    tells_resumed: bool,
 }
 
 impl Teller {
-    pub(super) fn new(prepared: &Prepared, model: &str) -> Self {
+    pub(super) fn new(prepared: &Prepared, model: &str, tells_resumed: bool) -> Self {
         let told = if prepared.return_token_ids { &prepared.tokens[..] } else { &[] };
         Self {
             model: model.to_owned(),
             prompt_ids: ids(told),
             tokenizer: prepared.tokenizer.clone(),
             sequences: prepared.resolved.sequences.len(),
+            tells_resumed,
         }
     }
 
@@ -38,13 +40,16 @@ impl Teller {
         v1::GenerateResponse { event: Some(WireEvent::Accepted(self.accepted_message(accepted))) }
     }
 
-    pub(super) fn event(&self, event: Event) -> v1::GenerateResponse {
+    /// `None` for what this client did not ask to be told.
+    pub(super) fn event(&self, event: Event) -> Option<v1::GenerateResponse> {
         let event = match event {
             Event::Delta(delta) => WireEvent::Delta(self.delta(delta)),
             Event::Finished(end) => WireEvent::Finished(finished(end)),
             Event::Usage(used) => WireEvent::Usage(usage(&used)),
+            Event::Resumed(_) if !self.tells_resumed => return None,
+            Event::Resumed(generated_tokens) => WireEvent::Resumed(v1::Resumed { generated_tokens }),
         };
-        v1::GenerateResponse { event: Some(event) }
+        Some(v1::GenerateResponse { event: Some(event) })
     }
 
     /// Everything in one answer.
@@ -77,6 +82,7 @@ impl Teller {
                     }
                 }
                 Event::Usage(used) => response.usage = Some(usage(&used)),
+                Event::Resumed(_) => {}
             }
         }
         Ok(response)

@@ -38,7 +38,7 @@ impl Chunks {
             Event::Usage(usage) if self.delivery.include_usage => {
                 self.chunk::<ChunkChoice<'_>>(&[], Some(Some(usage.into())), out)
             }
-            Event::Usage(_) => {}
+            Event::Usage(_) | Event::Resumed(_) => {}
         }
     }
 

@@ -43,7 +43,7 @@ impl Fields {
     pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, RequestError> {
         match self.raw(name) {
             None => Ok(None),
-            Some(value) => serde_json::from_value(value).map(Some).map_err(|error| self.invalid(name, error.to_string())),
+            Some(value) => serde_json::from_value(whole(value)).map(Some).map_err(|error| self.invalid(name, error.to_string())),
         }
     }
 
@@ -76,6 +76,17 @@ impl Fields {
     }
 }
 
+/// A whole number as one, however it is written: some languages know no other numbers than floats.
+fn whole(value: Value) -> Value {
+    match value.as_f64() {
+        Some(number) if value.is_f64() && number.fract() == 0.0 && number.abs() < MAX_WHOLE => Value::from(number as i64),
+        _ => value,
+    }
+}
+
+/// Below this, a float that has no fraction is exact.
+const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
+
 /// How many values a JSON text has, or a few fewer: whatever begins or separates values, outside strings.
 fn values(text: &[u8]) -> usize {
     let (mut count, mut inside, mut escaped) = (0, false, false);
@@ -106,6 +117,16 @@ pub(crate) fn is_set(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_float_and_another_is_no_integer() {
+        let mut fields = Fields::parse(br#"{"a": 3.0, "b": 3.5, "c": -2.0, "d": 0.5, "e": 1e3}"#).unwrap();
+        assert_eq!(fields.take::<u32>("a"), Ok(Some(3)));
+        assert_eq!(fields.take::<u32>("b").unwrap_err().field.unwrap(), "b");
+        assert_eq!(fields.take::<f32>("c"), Ok(Some(-2.0)));
+        assert_eq!(fields.take::<f32>("d"), Ok(Some(0.5)));
+        assert_eq!(fields.take::<u32>("e"), Ok(Some(1000)));
+    }
 
     #[test]
     fn a_body_of_too_many_values_is_refused_and_one_long_string_is_not() {

@@ -45,6 +45,7 @@ pub(crate) async fn collect(
                 }
             }
             Event::Usage(last) => usage = last,
+            Event::Resumed(_) => {}
         }
     }
     body(answer, &drafts, &usage)

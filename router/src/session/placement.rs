@@ -103,6 +103,9 @@ impl Session {
         let Some(WireEvent::Accepted(accepted)) = first else {
             return Err(Status::unavailable("the replica did not begin with `accepted`"));
         };
+        if self.accepted.is_some() {
+            self.resumed();
+        }
         self.accepted.get_or_insert_with(|| Accepted {
             request_id: self.prepared.id.clone(),
             prompt_tokens: self.prepared.tokens.len() as u32,

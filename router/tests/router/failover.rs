@@ -25,7 +25,7 @@ async fn run(house: &House, sampling: v1::Sampling) -> Result<(String, Vec<u32>,
                 ids.extend(delta.token_ids);
             }
             Event::Finished(finished) => assert!(end.replace(finished).is_none(), "one end"),
-            Event::Accepted(_) | Event::Usage(_) => {}
+            Event::Accepted(_) | Event::Usage(_) | Event::Resumed(_) => {}
         }
     }
     Ok((text, ids, end.expect("an end")))
@@ -189,4 +189,21 @@ async fn a_replica_too_small_for_a_request_is_not_asked() {
     run(&house, v1::Sampling { max_new_tokens: Some(100), ..Default::default() }).await.unwrap();
     run(&house, v1::Sampling { max_new_tokens: Some(5), ..Default::default() }).await.unwrap();
     assert_eq!((house.fakes[0].seen.calls(), house.fakes[1].seen.calls()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_asks_is_told_where_another_replica_went_on() {
+    for asks in [true, false] {
+        let broken = Script { break_after: Some((7, None)), ..Script::default() };
+        let house = House::with(config(), vec![broken, Script { queued_tokens: 1 << 20, ..Script::default() }]).await;
+        let request = v1::GenerateRequest { tell_resumed: asks, ..ask(v1::Sampling::default()) };
+        let mut stream = house.client().await.generate(request).await.unwrap().into_inner();
+        let mut resumed = Vec::new();
+        while let Some(response) = stream.message().await.unwrap() {
+            if let Some(Event::Resumed(at)) = response.event {
+                resumed.push(at.generated_tokens);
+            }
+        }
+        assert_eq!(resumed, if asks { vec![7] } else { vec![] });
+    }
 }

@@ -1,5 +1,10 @@
 //! Images: from the request to the replica, and from hosts that may be asked.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
 use tessera_proto::{v1, v1::image::Source, violations};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,12 +16,15 @@ use crate::{
     harness::{House, chat, config, image_part, png, text_part},
 };
 
-/// Serves a file at every path; gives its URL.
-async fn host(file: Vec<u8>) -> String {
+/// Serves a file at every path; gives its URL, and how often it was called.
+async fn host(file: Vec<u8>) -> (String, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/picture.png", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, SeqCst);
             let mut request = [0; 1024];
             let _ = stream.read(&mut request).await;
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", file.len());
@@ -24,7 +32,7 @@ async fn host(file: Vec<u8>) -> String {
             let _ = stream.write_all(&file).await;
         }
     });
-    url
+    (url, calls)
 }
 
 #[tokio::test]
@@ -58,7 +66,7 @@ async fn an_image_behind_a_url_is_the_image() {
     config.fetch.networks = vec!["127.0.0.1/32".parse().unwrap()];
     let house = House::with(config, vec![Script::default()]).await;
     let file = png(48, 32);
-    let url = host(file.clone()).await;
+    let (url, _) = host(file.clone()).await;
     let direct = chat(vec![image_part(Source::Data(file.into())), text_part("What?")]);
     house.client().await.generate_once(direct).await.unwrap();
     let answer = house.client().await.generate_once(chat(vec![image_part(Source::Url(url)), text_part("What?")])).await.unwrap();
@@ -72,7 +80,7 @@ async fn urls_that_lead_inside_are_refused_by_name_and_nobody_is_asked() {
     let mut config = config();
     config.fetch.hosts = tessera_router::Hosts::Any;
     let house = House::with(config, vec![Script::default()]).await;
-    let inside = host(png(16, 16)).await;
+    let (inside, calls) = host(png(16, 16)).await;
     for url in [
         inside.clone(),
         inside.replace("127.0.0.1", "localhost"),
@@ -82,9 +90,11 @@ async fn urls_that_lead_inside_are_refused_by_name_and_nobody_is_asked() {
     ] {
         let request = chat(vec![text_part("What?"), image_part(Source::Url(url.clone()))]);
         let status = house.client().await.generate_once(request).await.unwrap_err();
-        assert_eq!(violations(&status)[0].0, "messages[0].parts[1].image", "{url}: {status:?}");
+        let (field, problem) = violations(&status).remove(0);
+        assert_eq!(field, "messages[0].parts[1].image", "{url}: {status:?}");
+        assert!(problem.contains("images are not fetched from"), "{url}: {problem}");
     }
-    assert_eq!(house.seen().calls(), 0);
+    assert_eq!((calls.load(SeqCst), house.seen().calls()), (0, 0));
 }
 
 #[tokio::test]
