@@ -101,6 +101,7 @@ pub async fn ask(address: &str, request: &v1::GenerateRequest, lives: &Lives) ->
         let Some(response) = message.map_err(|status| broken(status, accepted))? else { break };
         match response.event.ok_or_else(|| Broken::Untyped("an empty event".into()))? {
             Event::Accepted(_) => accepted = true,
+            Event::Resumed(_) => {}
             Event::Delta(delta) => {
                 lives.pulse.beat();
                 answer.take(delta)?;
