@@ -1,8 +1,11 @@
 //! What end-to-end tests share: real clusters as real processes, and where the fixtures are.
 
 mod cluster;
+pub mod fleet;
 mod golden;
+pub mod load;
 mod role;
+pub mod storm;
 
 pub use cluster::{Cluster, Up, binary};
 pub use golden::{GoldenCase, GoldenPart, golden_cases};

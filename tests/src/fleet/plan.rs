@@ -1,0 +1,78 @@
+//! What a fleet is made of, and with which arguments its processes run.
+
+use std::{
+    net::TcpListener,
+    process,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use anyhow::{Context, Result};
+
+use crate::fixtures;
+
+/// What a fleet is made of. Workers are w0, w1, …, coordinators c0, …, routers r0, ….
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Shard workers.
+    pub workers: usize,
+    /// How many more workers are known, and not started yet.
+    pub later: usize,
+    /// How many of all workers, the last ones, are reached and reach etcd over links that can be cut.
+    pub linked: usize,
+    /// Coordinators, of two ranks each.
+    pub coordinators: usize,
+    /// Routers.
+    pub routers: usize,
+    /// Whether replicas may have fewer ranks.
+    pub elastic: bool,
+    /// Seconds that streams may take to end when a coordinator or worker is told to leave.
+    pub drain: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { workers: 3, later: 0, linked: 0, coordinators: 1, routers: 1, elastic: false, drain: 25 }
+    }
+}
+
+impl Plan {
+    pub(super) fn worker(&self, name: &str, port: u16, advertise: &str, registry: &str) -> Vec<String> {
+        let drain = self.drain;
+        words(&format!(
+            "shard-worker --id {name} --listen 127.0.0.1:{port} --advertise {advertise} --registry {registry} \
+             --device cpu --threads 1 --kv-memory 16MiB --drain-timeout {drain}"
+        ))
+    }
+
+    pub(super) fn coordinator(&self, name: &str, port: u16, registry: &str) -> Vec<String> {
+        let (drain, elastic) = (self.drain, if self.elastic { " --elastic" } else { "" });
+        let command = format!(
+            "coordinator --id {name} --listen 127.0.0.1:{port} --registry {registry} --tp 2 --dtype bf16 \
+             --drain-timeout {drain}{elastic} --model"
+        );
+        with_model(&command)
+    }
+
+    pub(super) fn router(grpc: u16, http: u16, registry: &str) -> Vec<String> {
+        with_model(&format!("router --grpc 127.0.0.1:{grpc} --http 127.0.0.1:{http} --registry {registry} --model"))
+    }
+}
+
+fn words(command: &str) -> Vec<String> {
+    command.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The learned model.
+fn with_model(command: &str) -> Vec<String> {
+    let folder = fixtures().join("shapes").display().to_string();
+    words(command).into_iter().chain([folder]).collect()
+}
+
+/// A free port that stays free: below those that the system gives to connections.
+pub(super) fn port() -> Result<u16> {
+    /// Ports of all fleets of this process, which begin somewhere else than another process's.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = 12_000 + u16::try_from(process::id() % 180)? * 100;
+    let free = (0..1000).map(|_| begin + NEXT.fetch_add(1, Ordering::SeqCst) % 2000);
+    free.into_iter().find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).context("no free port")
+}

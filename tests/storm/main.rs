@@ -1,0 +1,40 @@
+//! A storm of any length, or how long clients wait when something dies. See tests/cluster.sh.
+
+#![allow(clippy::print_stdout, reason = "its report goes to standard output")]
+
+mod measure;
+mod simulated;
+
+use anyhow::Result;
+use clap::Parser;
+use tessera_tests::storm::storm;
+
+/// What to do.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Faults that happen while 16 streams are always open.
+    #[arg(long, default_value_t = 200)]
+    faults: usize,
+    /// What they are drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Measure how long clients wait when something dies, in place of a storm.
+    #[arg(long)]
+    measure: bool,
+    /// Measure a cluster of 200 simulated workers, in place of a storm.
+    #[arg(long)]
+    simulated: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    if args.measure {
+        measure::measure().await?;
+    }
+    if args.measure || args.simulated {
+        return simulated::measure().await;
+    }
+    storm(args.faults, args.seed, |line| println!("{line}")).await?;
+    Ok(())
+}

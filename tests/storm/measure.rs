@@ -1,0 +1,115 @@
+//! How long clients wait for their next token when something dies.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tessera_tests::{
+    fleet::{Fleet, Plan, Status},
+    load::{Load, Question, Silence, questions},
+};
+use tokio::time::sleep;
+
+/// Streams that are always open.
+const STREAMS: usize = 8;
+/// After a fault, until the next: whatever it does to a stream has been done by then.
+const CALM: Duration = Duration::from_secs(2);
+
+/// Prints a table of all of them.
+pub(crate) async fn measure() -> Result<()> {
+    let questions = questions(1, 800).await?;
+    println!("| what dies, with {STREAMS} streams open | runs | median stream | slowest stream of a run, median | worst |");
+    println!("| --- | --- | --- | --- | --- |");
+    ranks(&questions, "kill -9 of a rank, a spare stands by", 20, false).await?;
+    ranks(&questions, "SIGSTOP of a rank, a spare stands by", 6, true).await?;
+    coordinators(&questions).await?;
+    leaders(&questions).await
+}
+
+/// A stream's longest silence from the fault to a token.
+fn row(what: &str, runs: &[Vec<Silence>], of: impl Fn(&Silence) -> Duration) {
+    let mut slowest: Vec<_> = runs.iter().filter_map(|run| run.iter().map(&of).max()).collect();
+    let mut all: Vec<_> = runs.iter().flatten().map(&of).collect();
+    slowest.sort_unstable();
+    all.sort_unstable();
+    let median = |sorted: &[Duration]| sorted.get(sorted.len() / 2).copied().unwrap_or_default().as_secs_f64();
+    let worst = all.last().copied().unwrap_or_default().as_secs_f64();
+    println!("| {what} | {} | {:.2} s | {:.2} s | {worst:.2} s |", runs.len(), median(&all), median(&slowest));
+}
+
+async fn ranks(questions: &[Question], what: &str, runs: usize, stop: bool) -> Result<()> {
+    let mut fleet = Fleet::start(Plan::default()).await?;
+    let load = Load::start(fleet.doors(), questions, STREAMS);
+    let mut silences = Vec::new();
+    for run in 0..runs {
+        load.flows().await?;
+        let status = fleet.status().await?;
+        let worker = status.ranks("c0")[run % 2].to_owned();
+        load.mark();
+        if stop {
+            fleet.pause(&worker)?
+        } else {
+            fleet.kill(&worker)?
+        }
+        let without = |status: &Status| status.ready() == 1 && !status.ranks("c0").contains(&worker.as_str());
+        fleet.wait_for("group without it", without).await?;
+        load.flows().await?;
+        silences.push(load.silences());
+        if stop {
+            fleet.resume(&worker)?
+        } else {
+            fleet.restart(&worker).await?
+        }
+        fleet.wait_for("spare again", |status| status.spares() == [worker.as_str()]).await?;
+        sleep(CALM).await;
+    }
+    row(what, &silences, |silence| silence.until);
+    right(load).await
+}
+
+async fn coordinators(questions: &[Question]) -> Result<()> {
+    let mut fleet = Fleet::start(Plan { workers: 4, coordinators: 2, ..Plan::default() }).await?;
+    let load = Load::start(fleet.doors(), questions, STREAMS);
+    let mut silences = Vec::new();
+    for run in 0..10 {
+        load.flows().await?;
+        let name = format!("c{}", run % 2);
+        load.mark();
+        fleet.kill(&name)?;
+        load.flows().await?;
+        sleep(CALM).await;
+        silences.push(load.silences());
+        fleet.restart(&name).await?;
+        fleet.wait_for("two replicas again", |status| status.ready() == 2).await?;
+        sleep(CALM).await;
+    }
+    row("kill -9 of a coordinator, a second replica serves", &silences, |silence| silence.until);
+    right(load).await
+}
+
+async fn leaders(questions: &[Question]) -> Result<()> {
+    let mut fleet = Fleet::start(Plan { workers: 4, coordinators: 2, ..Plan::default() }).await?;
+    let load = Load::start(fleet.doors(), questions, STREAMS);
+    let (mut calm, mut silences) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        load.flows().await?;
+        load.mark();
+        sleep(2 * CALM).await;
+        calm.push(load.silences());
+        let leader = fleet.etcd.leader().await;
+        load.mark();
+        fleet.etcd.kill(leader);
+        sleep(2 * CALM).await;
+        silences.push(load.silences());
+        fleet.etcd.restart(leader);
+        fleet.etcd.ready().await;
+    }
+    row("nothing: the longest gap between two tokens", &calm, |silence| silence.lasted);
+    row("kill -9 of etcd's leader: the longest gap", &silences, |silence| silence.lasted);
+    right(load).await
+}
+
+async fn right(load: Load) -> Result<()> {
+    let report = load.stop().await?;
+    ensure!(report.failures.is_empty(), "{report}:\n{}", report.failures.join("\n"));
+    Ok(())
+}
