@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/prerequisites.sh
 need_to_build
-cargo build --release --locked --quiet --workspace
+cargo build --release --locked --workspace
 exec target/release/tessera demo "$@"

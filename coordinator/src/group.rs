@@ -67,7 +67,7 @@ pub enum FormError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// Ranks did not load the model.
-    #[error("{}", ranks.iter().map(RankError::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", said(ranks))]
     Load {
         /// Every rank that did not.
         ranks: Vec<RankError>,
@@ -92,6 +92,16 @@ pub enum FormError {
         /// What is wrong.
         problem: String,
     },
+}
+
+/// What the ranks said; once where all said the same.
+fn said(ranks: &[RankError]) -> String {
+    match ranks {
+        [first, .., _] if ranks.iter().all(|rank| rank.problem == first.problem) => {
+            format!("all {} ranks: {}", ranks.len(), first.problem)
+        }
+        _ => ranks.iter().map(RankError::to_string).collect::<Vec<_>>().join("; "),
+    }
 }
 
 impl FormError {

@@ -36,7 +36,7 @@ pub enum RunError {
     Serve(#[from] ServeError),
     /// The model cannot be loaded by any workers.
     #[error("the model cannot be loaded: {0}")]
-    Model(#[from] FormError),
+    Model(FormError),
     /// Reflection cannot be served.
     #[error(transparent)]
     Reflection(#[from] ReflectionError),

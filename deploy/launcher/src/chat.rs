@@ -35,6 +35,7 @@ pub(crate) async fn run(args: ChatArgs) -> Result<()> {
                 Ok(picture) => pictures.push(picture),
                 Err(error) => say(&format!("{error:#}\n"))?,
             },
+            command if command.starts_with('/') => say("There is /image FILE and /quit; anything else is a question.\n")?,
             prompt => {
                 if let Err(error) = turn(&mut client, &args, &mut history, &mut pictures, prompt.to_owned()).await {
                     say(&format!("{error:#}\n"))?;
@@ -73,6 +74,10 @@ async fn turn(
     })
     .await?;
     say("\n")?;
+    if outcome.text.is_empty() {
+        // The API takes no empty turn; the question stays unanswered, and is not asked again with the next.
+        return say("(no answer)\n");
+    }
     messages.push(message("assistant", vec![text(outcome.text)]));
     *history = messages;
     Ok(())

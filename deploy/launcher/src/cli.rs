@@ -153,10 +153,10 @@ pub(crate) struct ReplicaArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FrontArgs {
     /// Address of the gRPC API; port 0 picks one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", env = "TESSERA_GRPC")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", env = "TESSERA_GRPC", value_parser = parse_address)]
     pub(crate) grpc: SocketAddr,
     /// Address of the OpenAI-compatible HTTP API; port 0 picks one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "TESSERA_HTTP")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "TESSERA_HTTP", value_parser = parse_address)]
     pub(crate) http: SocketAddr,
     /// Fetch image URLs of public hosts. Private addresses are always refused.
     #[arg(long, env = "TESSERA_ALLOW_IMAGE_URLS")]
@@ -190,43 +190,43 @@ pub(crate) struct UpArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) replica: ReplicaArgs,
-    /// Serving copies of the model.
-    #[arg(long, value_name = "R", default_value_t = 1, env = "TESSERA_REPLICAS", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) replicas: u16,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
     pub(crate) front: FrontArgs,
+    /// Serving copies of the model.
+    #[arg(long, value_name = "R", default_value_t = 1, env = "TESSERA_REPLICAS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) replicas: u16,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print again every second until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     /// A worker's or a replica's name, as `tessera status` shows it.
     pub(crate) name: String,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
     /// Seconds that running requests may take to end before they are moved to another replica; the replica's own bound when
     /// unset.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -241,7 +241,7 @@ pub(crate) struct ChatArgs {
     #[arg(long)]
     pub(crate) system: Option<String>,
     /// 0 is greedy.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// The same seed gives the same answer.
     #[arg(long)]
@@ -294,7 +294,6 @@ pub(crate) struct RouterArgs {
     #[arg(
         long = "replica",
         value_name = "ADDR",
-        required_unless_present = "registry",
         conflicts_with = "registry",
         env = "TESSERA_REPLICA_ADDRESSES",
         value_delimiter = ','
@@ -312,26 +311,25 @@ pub(crate) struct CoordinatorArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) replica: ReplicaArgs,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
     /// Address for routers to call.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", env = "TESSERA_LISTEN")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", env = "TESSERA_LISTEN", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
     /// A shard worker's address; give at least tp of them, and each to one coordinator only.
     #[arg(
         long = "worker",
         value_name = "ADDR",
-        required_unless_present = "registry",
         conflicts_with = "registry",
         env = "TESSERA_WORKER_ADDRESSES",
         value_delimiter = ','
     )]
     pub(crate) workers: Vec<String>,
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
+    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
+    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS", value_parser = parse_address)]
+    pub(crate) status: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
-    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
-    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS")]
-    pub(crate) status: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 }
@@ -342,14 +340,14 @@ pub(crate) struct ShardWorkerArgs {
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
     /// Address for the coordinator to call.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
     /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
-    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS")]
+    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS", value_parser = parse_address)]
     pub(crate) status: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 }
@@ -360,6 +358,11 @@ fn parse_degree(text: &str) -> Result<u16, String> {
         Ok(degree @ (1 | 2 | 4 | 8)) => Ok(degree),
         _ => Err("must be 1, 2, 4 or 8: every rank has an equal share of heads and rows".into()),
     }
+}
+
+/// An address to listen on.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "give IP:PORT, such as 127.0.0.1:7070, or 0.0.0.0:7070 for every interface".to_owned())
 }
 
 /// Bytes from `512MiB`, `8GiB`, `1000000`.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tessera_coordinator::{Coordinator, GroupState};
 use tessera_registry::{Kept, MemoryStore, Registry, ReplicaRecord, WorkerRecord, WorkerState};
 use tessera_router::RouterConfig;
@@ -53,6 +53,11 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let tls = settings::tls(&args.tls);
     let registry = settings::registry(&args.registry)?;
     let by_hand = registry.is_none();
+    let (given, needed) = (args.workers.len(), usize::from(args.replica.tp));
+    ensure!(
+        !by_hand || given >= needed,
+        "{given} workers are given for --tp {needed}: name each with --worker, or say with --registry where the cluster meets"
+    );
     let registry = registry.unwrap_or_else(|| Registry::new(MemoryStore::new()));
     let _members = if by_hand { Some(static_workers(&registry, &args.workers, tls.is_some()).await?) } else { None };
     let Identity { id: replica, advertise, drain } = Identity::new("replica", &args.identity, args.listen)?;
@@ -85,6 +90,10 @@ pub(crate) async fn router(args: RouterArgs) -> Result<()> {
     let tls = settings::tls(&args.tls);
     let registry = settings::registry(&args.registry)?;
     let by_hand = registry.is_none();
+    ensure!(
+        !by_hand || !args.replicas.is_empty(),
+        "name a coordinator with --replica, or say with --registry where the cluster meets"
+    );
     let registry = registry.unwrap_or_else(|| Registry::new(MemoryStore::new()));
     let _members =
         if by_hand { Some(static_replicas(&registry, &args.replicas, &model.name, tls.is_some()).await?) } else { None };
