@@ -24,6 +24,13 @@ fi
 tessera=${TESSERA_BIN:-target/release/tessera}
 [ -x "$tessera" ] || { echo "There is no $tessera; leave --no-build out." >&2; exit 1; }
 
+for port in 23711 23712 23713 23811 23812 23813 720{1..5} 710{1..3} 7070 7170 8080 8180; do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+        echo "Port $port is taken; is another cluster running?" >&2
+        exit 1
+    fi
+done
+
 data=$(mktemp -d "${TMPDIR:-/tmp}/tessera-cluster.XXXXXX")
 logs=${logs:-$data/logs}
 mkdir -p "$logs"
@@ -126,6 +133,6 @@ echo "  $tessera chat --image tests/fixtures/shapes/pictures/00-describe-0.png d
 while :; do
     ended="" code=0
     wait -n -p ended 2>/dev/null || code=$?
-    [ -n "$ended" ] || exit 0
+    [ -n "${ended:-}" ] || exit 0
     echo "${name_of[$ended]} ended ($code)"
 done

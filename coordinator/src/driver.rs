@@ -19,7 +19,7 @@ use tracing::{error, info};
 use crate::{
     admission::Ask,
     config::Config,
-    group::{FormError, Former, Group, Loss},
+    group::{FormError, Former, Group, Loss, Siblings},
     metrics::Metrics,
     service::Command,
     session::{Message, Sessions, event_bound},
@@ -29,6 +29,8 @@ use crate::{
 
 /// How often the house is kept while nothing happens: listeners that left, deadlines, the end.
 const TICK: Duration = Duration::from_millis(50);
+/// How long requests wait for the next group where another replica could take them.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// Groups that may be lost in a row without a token between them before their requests are given back.
 const BARREN: u32 = 3;
 
@@ -41,6 +43,7 @@ pub(crate) struct Driver {
     state: watch::Sender<ReplicaState>,
     group: watch::Sender<GroupState>,
     health: Health,
+    siblings: Siblings,
     stop: CancellationToken,
     start: Instant,
     model: Option<Arc<ModelSpec>>,
@@ -62,6 +65,7 @@ pub(crate) struct Wires {
     pub(crate) state: watch::Sender<ReplicaState>,
     pub(crate) group: watch::Sender<GroupState>,
     pub(crate) health: Health,
+    pub(crate) siblings: Siblings,
     pub(crate) stop: CancellationToken,
 }
 
@@ -70,7 +74,7 @@ impl Driver {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
         let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
         let metrics = Metrics::new(&config.replica);
-        let Wires { commands, state, group, health, stop } = wires;
+        let Wires { commands, state, group, health, siblings, stop } = wires;
         Ok(Self {
             engine,
             sessions: Sessions::default(),
@@ -78,6 +82,7 @@ impl Driver {
             state,
             group,
             health,
+            siblings,
             stop,
             start: Instant::now(),
             model: None,
@@ -317,8 +322,10 @@ impl Driver {
         });
     }
 
+    /// Whether requests had better go elsewhere: soon where another replica serves, else only after long.
     fn is_past_recovery(&self) -> bool {
-        self.alone_since.is_some_and(|since| since.elapsed() > self.config.timeouts.recovery)
+        let Some(alone) = self.alone_since.map(|since| since.elapsed()) else { return false };
+        alone > self.config.timeouts.recovery || (alone > HAND_OVER && self.siblings.serve())
     }
 
     fn is_past_drain(&self) -> bool {

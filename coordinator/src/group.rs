@@ -13,7 +13,7 @@ use tessera_registry::{RegistryError, WorkerRecord};
 use tessera_types::{Epoch, Rank};
 use tonic::{Code, Status, transport::Channel};
 
-pub(crate) use form::Former;
+pub(crate) use form::{Former, Siblings};
 pub(crate) use run::{Group, Loss};
 
 /// A worker with its place in the group.

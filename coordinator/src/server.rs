@@ -115,7 +115,8 @@ impl Coordinator {
         let announced = state.subscribe();
         // The server outlives the driver, so that what it says last is heard; and takes it down when it fails.
         let (stop, close) = (stop.child_token(), CancellationToken::new());
-        let driver = Driver::new(config, Wires { commands: received, state, group, health, stop: stop.clone() })?;
+        let siblings = former.siblings();
+        let driver = Driver::new(config, Wires { commands: received, state, group, health, siblings, stop: stop.clone() })?;
         let driving = async {
             let ended = driver.run(former).await;
             close.cancel();

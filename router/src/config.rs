@@ -81,7 +81,7 @@ impl RouterConfig {
             model,
             max_context: None,
             limits: Limits::default(),
-            max_requests: 1024,
+            max_requests: 4096,
             max_held_bytes: 4 << 30,
             image_workers: std::thread::available_parallelism().map_or(1, usize::from),
             fetch: FetchPolicy::default(),

@@ -56,6 +56,22 @@ pub(crate) struct Former {
     least: usize,
 }
 
+/// The other replicas of the model.
+pub(crate) struct Siblings {
+    members: watch::Receiver<Option<Arc<Membership>>>,
+    replica: String,
+    model: String,
+}
+
+impl Siblings {
+    /// Whether one of them takes requests.
+    pub(crate) fn serve(&self) -> bool {
+        let members = self.members.borrow();
+        let others = members.iter().flat_map(|members| members.replicas.values());
+        others.filter(|other| other.id != self.replica).any(|other| other.model == self.model && other.ready && !other.draining)
+    }
+}
+
 /// A worker that failed lately.
 struct Failed {
     worker: String,
@@ -166,18 +182,17 @@ impl Former {
         let (spares, tp) = (self.spares(), usize::from(self.config.tp));
         let leaving = group.leaving();
         let shrinks = self.config.elastic && group.size() > leaving;
-        if leaving > 0 && (spares >= leaving || shrinks || self.has_siblings()) {
+        if leaving > 0 && (spares >= leaving || shrinks || self.siblings().serve()) {
             return Some(Loss::Leaving);
         }
         let grows = self.config.elastic && group.size() < tp && group.size() + spares >= tp && group.age() > SETTLE;
         grows.then_some(Loss::Grow)
     }
 
-    /// Whether another replica of the model takes requests.
-    fn has_siblings(&self) -> bool {
-        let Some(members) = self.members.now() else { return false };
-        let others = members.replicas.values().filter(|replica| replica.id != self.config.replica);
-        others.into_iter().any(|replica| replica.model == self.config.model && replica.ready && !replica.draining)
+    /// Other replicas, as the registry last told of them.
+    pub(crate) fn siblings(&self) -> Siblings {
+        let (replica, model) = (self.config.replica.clone(), self.config.model.clone());
+        Siblings { members: self.members.watch(), replica, model }
     }
 
     /// How many ranks the next group has.

@@ -101,6 +101,7 @@ impl Cluster {
                 None => "silent",
                 Some(_) if record.draining => "draining",
                 Some(info) if info.ready => "ready",
+                Some(info) if info.groups == 0 => "standing by",
                 Some(_) => "forming",
             };
             let told = info.clone().unwrap_or_default();

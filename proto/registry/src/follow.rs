@@ -39,6 +39,11 @@ impl Followed {
         self.members.borrow().clone()
     }
 
+    /// The same, for another part of the process.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Membership>>> {
+        self.members.clone()
+    }
+
     /// Waits for a change since this was last called. Never ends by itself while nothing changes.
     pub async fn changed(&mut self) {
         // The sender goes only with the task, which runs as long as `self`.

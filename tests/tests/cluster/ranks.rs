@@ -45,3 +45,15 @@ async fn a_rank_that_is_stopped_is_replaced_and_is_a_spare_when_it_wakes() -> Re
     scene.ends_well().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn without_a_spare_the_streams_of_a_broken_group_go_on_at_the_other_replica() -> Result<()> {
+    let mut scene = Scene::of(Plan { workers: 4, coordinators: 2, ..Plan::default() }).await?;
+    let before = scene.fleet.status().await?;
+    let worker = before.ranks("c0")[1].to_owned();
+    scene.fleet.kill(&worker)?;
+    scene.fleet.wait_for("replica without its workers", |status| status.ranks("c0").is_empty()).await?;
+    // Every stream ends well, within the scene's bound, which is below what a replica alone would wait for workers.
+    scene.ends_well().await?;
+    Ok(())
+}
