@@ -160,4 +160,6 @@ impl State {
 }
 
 #[cfg(test)]
+mod fencing;
+#[cfg(test)]
 mod tests;
