@@ -69,6 +69,14 @@ async fn what_a_replica_had_is_forgotten_with_its_group() {
         run(&house, "who are you?").await;
     }
     assert_eq!(calls(&house), (0, 21));
-    house.fakes[1].script(|script| script.epoch = 2);
-    assert!(reaches_the_first(&house).await);
+    // A request under way while the router hears of one new group is remembered for that; so there are several.
+    for epoch in 2.. {
+        house.fakes[1].script(|script| script.epoch = epoch);
+        run(&house, "who am I?").await;
+        if calls(&house).0 > 0 {
+            break;
+        }
+        assert!(epoch < 200, "it was never forgotten");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
