@@ -5,6 +5,7 @@
 //! `tessera-engine`; what stands here moves messages.
 
 mod admission;
+mod bounded;
 mod config;
 mod driver;
 mod group;

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{config::Config, state::ReplicaState};
+use crate::{bounded::bounded, config::Config, state::ReplicaState};
 
 /// Between two updates, and before another attempt.
 const PACE: Duration = Duration::from_millis(500);
@@ -66,10 +66,6 @@ impl Announcer {
             }
         }
     }
-}
-
-async fn bounded<T>(bound: Duration, call: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
-    timeout(bound, call).await.unwrap_or_else(|_| Err(RegistryError::Unavailable(format!("no answer within {bound:?}"))))
 }
 
 fn described(record: &ReplicaRecord, state: &ReplicaState) -> ReplicaRecord {

@@ -12,6 +12,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::bounded::bounded;
+
 /// Between attempts to claim again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -129,11 +131,4 @@ impl Holder {
             Err(_) => false,
         }
     }
-}
-
-pub(super) async fn bounded<T>(
-    bound: Duration,
-    call: impl Future<Output = Result<T, RegistryError>>,
-) -> Result<T, RegistryError> {
-    timeout(bound, call).await.unwrap_or_else(|_| Err(RegistryError::Unavailable(format!("no answer within {bound:?}"))))
 }

@@ -179,14 +179,15 @@ impl Former {
 
     /// What to do about a group that runs, but could be another.
     pub(crate) fn better(&self, group: &Group) -> Option<Loss> {
-        let (spares, tp) = (self.spares(), usize::from(self.config.tp));
+        let (elastic, tp) = (self.config.elastic, usize::from(self.config.tp));
+        // Asked between any two steps: who is free is counted only when it matters.
         let leaving = group.leaving();
-        let shrinks = self.config.elastic && group.size() > leaving;
-        if leaving > 0 && (spares >= leaving || shrinks || self.siblings().serve()) {
-            return Some(Loss::Leaving);
+        if leaving > 0 {
+            let shrinks = elastic && group.size() > leaving;
+            return (shrinks || self.spares() >= leaving || self.siblings().serve()).then_some(Loss::Leaving);
         }
-        let grows = self.config.elastic && group.size() < tp && group.size() + spares >= tp && group.age() > SETTLE;
-        grows.then_some(Loss::Grow)
+        let small = elastic && group.size() < tp && group.age() > SETTLE;
+        (small && group.size() + self.spares() >= tp).then_some(Loss::Grow)
     }
 
     /// Other replicas, as the registry last told of them.

@@ -41,13 +41,15 @@ impl LocalCluster {
         let mut roles = JoinSet::new();
         let ranks = args.replica.tp * args.replicas;
         for _ in 0..ranks {
-            let worker = ShardWorker::bind(settings::shard_worker(&args.compute, LOOPBACK, ranks)).await?;
+            let worker = ShardWorker::bind(settings::shard_worker(&args.compute, LOOPBACK, ranks, args.registry.lease())).await?;
             let (registry, stop) = (registry.clone(), stop.clone());
             roles.spawn(async move { worker.run(Some(registry), stop).await.context("a shard worker ended") });
         }
         let mut groups = Vec::new();
         for _ in 0..args.replicas {
-            let coordinator = Coordinator::bind(settings::coordinator(&args.replica, &model, LOOPBACK), registry.clone()).await?;
+            let mut config = settings::coordinator(&args.replica, &model, LOOPBACK);
+            config.timeouts.lease = args.registry.lease();
+            let coordinator = Coordinator::bind(config, registry.clone()).await?;
             groups.push(coordinator.group());
             let stop = stop.clone();
             roles.spawn(async move { coordinator.run(stop).await.context("a coordinator ended") });

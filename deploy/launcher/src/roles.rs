@@ -37,9 +37,9 @@ pub(crate) async fn shard_worker(args: ShardWorkerArgs) -> Result<()> {
     let stop = on_signal();
     let registry = settings::registry(&args.registry)?;
     let Identity { id, advertise, drain } = Identity::new("worker", &args.identity, args.listen)?;
-    let (tls, lease) = (settings::tls(&args.tls), args.registry.lease());
-    let config = settings::shard_worker(&args.compute, args.listen, 1);
-    let worker = ShardWorker::bind(tessera_shard_worker::Config { id, advertise, drain, tls, lease, ..config }).await?;
+    let tls = settings::tls(&args.tls);
+    let config = settings::shard_worker(&args.compute, args.listen, 1, args.registry.lease());
+    let worker = ShardWorker::bind(tessera_shard_worker::Config { id, advertise, drain, tls, ..config }).await?;
     let health = worker.health();
     let status = status(args.status, move || health.problem().map(str::to_owned)).await?;
     announce(&format!("ready listen={}{}", worker.record().address, status.line))?;

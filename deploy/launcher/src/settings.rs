@@ -23,8 +23,6 @@ use crate::{
     device::DeviceArg,
 };
 
-/// How soon a death is noticed by its lease.
-const LEASE: Duration = Duration::from_secs(5);
 /// Calls in progress may end within this when a process stops.
 const GRACE: Duration = Duration::from_secs(3);
 /// A worker that stops waits this long for its coordinator to let it go.
@@ -81,7 +79,7 @@ fn shape(model: &str) -> Result<ModelSpec> {
 }
 
 /// A shard worker's configuration; `ranks` share this machine.
-pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -> tessera_shard_worker::Config {
+pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16, lease: Duration) -> tessera_shard_worker::Config {
     tessera_shard_worker::Config {
         id: unique("worker"),
         listen,
@@ -89,7 +87,7 @@ pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16) -
         host: tessera_shard_worker::host(),
         device: device(args, ranks),
         tls: None,
-        lease: LEASE,
+        lease,
         drain: DRAIN,
         grace: GRACE,
     }
