@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tessera_device::{ChunkSpan, Device, Heads};
+use tessera_device::{ChunkSpan, Device, Heads, Rows, Spans};
 use tessera_types::{ImageKey, ModelSpec, ShardPlan};
 
 use crate::batch::Batch;
@@ -60,16 +60,19 @@ impl<D: Device> Decoder<D> {
         batch: &Batch,
         chunks: &[ChunkSpan<'_>],
     ) -> Result<D::Tensor, ModelError> {
-        let mut x = self.embed(device, ranks, features, batch)?;
+        let rows = Rows { tokens: &batch.tokens, positions: &batch.positions, spans: Spans::Chunks(chunks) };
+        let placed = device.place(rows)?;
+        let mut x = device.tensor(batch.tokens.len(), self.sizes.dim)?;
+        self.embed(device, ranks, features, batch, &placed, &mut x)?;
         let mut scratch = Scratch::new(device, batch.tokens.len(), &self.sizes)?;
         let heads = self.sizes.heads;
         for (n, layer) in self.layers.iter().enumerate() {
             layer.forward(device, ranks, self.sizes.eps, &mut scratch, &mut x, |qkv, attended| {
-                device.rotate(qkv, heads, &self.rotary, &batch.positions)?;
-                device.store(qkv, heads, cache, n, chunks)?;
-                device.attend(qkv, heads, cache, n, chunks, attended)
+                device.rotate_and_store(qkv, heads, &self.rotary, cache, n, &placed)?;
+                device.attend(qkv, heads, cache, n, &placed, attended)
             })?;
         }
+        scratch.settle(device, &mut x)?;
         Ok(x)
     }
 
@@ -80,22 +83,23 @@ impl<D: Device> Decoder<D> {
         ranks: &mut Ranks,
         features: &HashMap<ImageKey, D::Tensor>,
         batch: &Batch,
-    ) -> Result<D::Tensor, ModelError> {
-        let mut x = device.tensor(batch.tokens.len(), self.sizes.dim)?;
-        device.embed(&self.embedding, self.first, &batch.tokens, &mut x)?;
-        ranks.all_reduce(device, &mut x)?;
+        placed: &D::Placed<'_>,
+        x: &mut D::Tensor,
+    ) -> Result<(), ModelError> {
+        device.embed(&self.embedding, self.first, placed, x)?;
+        ranks.all_reduce(device, x)?;
         for run in &batch.features {
             let unknown = PlanError::UnknownImage { sequence: run.sequence, image: run.image, patches: run.patches };
             let from = features.get(&run.image).ok_or(unknown)?;
-            device.copy_rows(from, &run.from, &mut x, &run.to)?;
+            device.copy_rows(from, &run.from, x, &run.to)?;
         }
-        Ok(x)
+        Ok(())
     }
 
     /// Logits of some rows of the last layer's output, whole on every rank.
     pub(crate) fn logits(&self, device: &D, ranks: &mut Ranks, x: &D::Tensor, rows: &[usize]) -> Result<Logits, ModelError> {
         let mut picked = device.tensor(rows.len(), self.sizes.dim)?;
-        let mut normed = device.tensor(rows.len(), self.sizes.dim)?;
+        let mut normed = device.working(rows.len(), self.sizes.dim)?;
         let mut part = device.tensor(rows.len(), self.output_rows)?;
         let to: Vec<usize> = (0..rows.len()).collect();
         device.copy_rows(x, rows, &mut picked, &to)?;
