@@ -56,7 +56,7 @@ pub fn join_with(config: &GroupConfig, abort: AbortHandle) -> Result<Box<dyn Col
     }
     abort.check()?;
     if config.size == 1 {
-        return Ok(Box::new(Solo::new(abort)));
+        return Ok(Box::new(Solo::new(config.deadline, abort)));
     }
     match &config.transport {
         Transport::Shm => Ok(Box::new(Shm::join(config, abort)?)),

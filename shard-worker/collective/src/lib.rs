@@ -14,13 +14,14 @@ mod shm;
 mod solo;
 mod tcp;
 mod tree;
+mod watch;
 
 pub use abort::AbortHandle;
 pub use group::{GroupConfig, Transport, join, join_with};
 pub use host::host;
 pub use solo::Solo;
 
-use tessera_types::Rank;
+use tessera_types::{DeviceSlice, Rank};
 
 /// Why a collective ended without a result. The group is useless afterwards; a new one must be formed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum CollectiveError {
     /// Another rank is gone: its connection closed, or it said that it aborted.
     #[error("rank {0} left the group")]
     PeerLost(Rank),
+    /// Another rank is gone, and the transport does not say which.
+    #[error("a rank left the group: {0}")]
+    SomeoneLost(String),
     /// No answer within the deadline.
     #[error("rank {rank} did not join {operation} within {deadline_ms} ms")]
     Deadline {
@@ -41,9 +45,37 @@ pub enum CollectiveError {
         /// The bound that ran out.
         deadline_ms: u64,
     },
+    /// Work on a device was not done within the deadline; which rank is behind, the transport does not say.
+    #[error("the work on the device was not done within {deadline_ms} ms")]
+    Overdue {
+        /// The bound that ran out.
+        deadline_ms: u64,
+    },
     /// Ranks disagree on what they are doing, or a buffer has the wrong size.
     #[error("ranks disagree: {0}")]
     Mismatch(String),
+    /// The transport joins the other kind of memory.
+    #[error("{operation}: this transport joins memory of the {joins} alone")]
+    Memory {
+        /// The operation.
+        operation: &'static str,
+        /// `host` or `device`.
+        joins: &'static str,
+    },
+    /// What the transport needs is not on this machine; the sentence says what, and where it was sought.
+    #[error("{0}")]
+    Missing(String),
+    /// The device failed at what was to be waited for.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// The transport's library failed.
+    #[error("{operation}: {problem}")]
+    Library {
+        /// The library's function.
+        operation: &'static str,
+        /// What it said.
+        problem: String,
+    },
     /// The operating system refused.
     #[error("{context}: {error}")]
     Io {
@@ -54,7 +86,12 @@ pub enum CollectiveError {
     },
 }
 
-/// Operations all ranks make together. Calls block the thread that owns the device.
+/// Operations all ranks make together.
+///
+/// A transport joins memory of the host or memory of devices. The methods for host memory block the thread that calls
+/// until the operation is done. Those for device memory only enqueue on the slices' stream and return, so that they can
+/// be captured into a graph; [`Collective::watch`] then waits for the stream. Both fail with `Memory` where the
+/// transport joins the other kind.
 pub trait Collective: Send {
     /// This rank.
     fn rank(&self) -> Rank;
@@ -74,4 +111,40 @@ pub trait Collective: Send {
 
     /// A handle by which another thread ends a call in progress and all later ones.
     fn abort_handle(&self) -> AbortHandle;
+
+    /// Whether the methods for device memory can be called.
+    fn joins_devices(&self) -> bool {
+        false
+    }
+
+    /// Enqueues that `values` on every rank are replaced by the sum over ranks. Every rank gets the same bits; the order
+    /// of adding is the transport's.
+    fn all_reduce_device(&mut self, values: DeviceSlice) -> Result<(), CollectiveError> {
+        let _ = values;
+        Err(CollectiveError::Memory { operation: "all-reduce on a device", joins: "host" })
+    }
+
+    /// Enqueues that `whole` (`size` times as long) gets every rank's `part` in rank order. `part` may be this rank's
+    /// place in `whole`; in a group of one, which moves nothing, it must be.
+    fn all_gather_device(&mut self, part: DeviceSlice, whole: DeviceSlice) -> Result<(), CollectiveError> {
+        let _ = (part, whole);
+        Err(CollectiveError::Memory { operation: "all-gather on a device", joins: "host" })
+    }
+
+    /// Enqueues that the `values` of `root` replace those of every other rank, bit for bit.
+    fn broadcast_device(&mut self, root: Rank, values: DeviceSlice) -> Result<(), CollectiveError> {
+        let _ = (root, values);
+        Err(CollectiveError::Memory { operation: "broadcast on a device", joins: "host" })
+    }
+
+    /// Waits until `done`, a query of the device, says true. Meanwhile it looks whether the group still stands, whether it
+    /// was aborted, and whether the group's deadline is over, which must be longer than the work takes.
+    ///
+    /// # Errors
+    /// `Device` with what `done` said; `SomeoneLost`, `Library`, `Aborted` or `Overdue`: the group is then useless, and what
+    /// was enqueued may still run on the device until the collective is dropped.
+    fn watch(&mut self, done: &mut dyn FnMut() -> Result<bool, String>) -> Result<(), CollectiveError> {
+        let _ = done;
+        Err(CollectiveError::Memory { operation: "watch a device", joins: "host" })
+    }
 }

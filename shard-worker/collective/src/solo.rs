@@ -1,18 +1,27 @@
 //! A group of one.
 
-use tessera_types::Rank;
+use std::time::Duration;
 
-use crate::{AbortHandle, Collective, CollectiveError, call::Call};
+use tessera_types::{DeviceSlice, Rank};
 
-/// The collective of a rank that has no others: everything is done already.
-#[derive(Debug, Default)]
+use crate::{AbortHandle, Collective, CollectiveError, GroupConfig, call::Call, watch::watch};
+
+/// The collective of a rank that has no others: everything is done already, in either memory.
+#[derive(Debug)]
 pub struct Solo {
+    deadline: Duration,
     abort: AbortHandle,
 }
 
+impl Default for Solo {
+    fn default() -> Self {
+        Self::new(GroupConfig::DEADLINE, AbortHandle::new())
+    }
+}
+
 impl Solo {
-    pub(crate) fn new(abort: AbortHandle) -> Self {
-        Self { abort }
+    pub(crate) fn new(deadline: Duration, abort: AbortHandle) -> Self {
+        Self { deadline, abort }
     }
 }
 
@@ -43,5 +52,30 @@ impl Collective for Solo {
 
     fn abort_handle(&self) -> AbortHandle {
         self.abort.clone()
+    }
+
+    fn joins_devices(&self) -> bool {
+        true
+    }
+
+    fn all_reduce_device(&mut self, _values: DeviceSlice) -> Result<(), CollectiveError> {
+        self.abort.check()
+    }
+
+    fn all_gather_device(&mut self, part: DeviceSlice, whole: DeviceSlice) -> Result<(), CollectiveError> {
+        self.abort.check()?;
+        if part != whole {
+            return Err(CollectiveError::Mismatch(format!("a group of one gathers in place, not {part:?} into {whole:?}")));
+        }
+        Ok(())
+    }
+
+    fn broadcast_device(&mut self, root: Rank, values: DeviceSlice) -> Result<(), CollectiveError> {
+        self.abort.check()?;
+        Call::broadcast(1, root.0.into(), values.bytes()).map(drop)
+    }
+
+    fn watch(&mut self, done: &mut dyn FnMut() -> Result<bool, String>) -> Result<(), CollectiveError> {
+        watch(self.deadline, done, || self.abort.check())
     }
 }
