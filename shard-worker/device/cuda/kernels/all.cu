@@ -1,2 +1,8 @@
 #include "ptx.cuh"
 #include "common.cuh"
+#include "rows.cuh"
+#include "embed.cuh"
+#include "norm.cuh"
+#include "elementwise.cuh"
+#include "rotary.cuh"
+#include "dummy.cuh"
