@@ -6,3 +6,7 @@
 #include "elementwise.cuh"
 #include "rotary.cuh"
 #include "dummy.cuh"
+#include "logits.cuh"
+#include "select.cuh"
+#include "sample.cuh"
+#include "logprobs.cuh"
