@@ -10,3 +10,6 @@
 #include "select.cuh"
 #include "sample.cuh"
 #include "logprobs.cuh"
+#include "gemm.cuh"
+#include "gemm_small.cuh"
+#include "gemm_tile.cuh"
