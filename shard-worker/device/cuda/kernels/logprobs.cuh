@@ -43,7 +43,7 @@ __device__ __forceinline__ void write_top(const LogitRow& row, Best best, double
 /// A row of `out` is `[log-probability of chosen[r] | top ids, as the bits of floats | their log-probabilities]`. All are
 /// NaN where the logits are not finite (see `sample`), and that of a `chosen` outside the vocabulary. Where `top`, at
 /// most MAX_TOP, is more than the vocabulary the rest has ids of all ones. Grid rows x 1024.
-extern "C" __global__ void __launch_bounds__(LOGIT_THREADS)
+extern "C" __global__ void __launch_bounds__(LOGIT_THREADS, 1)
     logprobs(const float* logits, int /*parts*/, int rows, int part, int vocab, const int* chosen, int top, float* out) {
     __shared__ Scratch scratch;
     LogitRow row = logit_row(logits, rows, part, vocab);

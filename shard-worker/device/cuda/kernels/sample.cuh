@@ -34,7 +34,7 @@ __device__ __forceinline__ int draw(const LogitRow& row, Best best, const Sample
 /// `tokens[r]`: at temperature 0 the highest logit, the lowest id among equals; else the token drawn at the share
 /// `uniform`. `finite[r]` is 0, and the token 0, where a logit is NaN or +inf or all are -inf. `logits` is
 /// `[parts][rows][part]`, `vocab` of the ids count. Grid rows x 1024.
-extern "C" __global__ void __launch_bounds__(LOGIT_THREADS)
+extern "C" __global__ void __launch_bounds__(LOGIT_THREADS, 1)
     sample(const float* logits, int /*parts*/, int rows, int part, int vocab, const SampleRow* row_params, u32* tokens, int* finite) {
     __shared__ Scratch scratch;
     LogitRow row = logit_row(logits, rows, part, vocab);
