@@ -1,0 +1,2 @@
+#include "ptx.cuh"
+#include "common.cuh"
