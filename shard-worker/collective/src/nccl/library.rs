@@ -9,7 +9,7 @@
 use std::{
     env,
     ffi::{CStr, c_char, c_int, c_void},
-    ptr,
+    mem, ptr,
     sync::OnceLock,
 };
 
@@ -29,25 +29,23 @@ pub(super) const IN_PROGRESS: c_int = ncclResult_t::ncclInProgress as c_int;
 const REMOTE_ERROR: c_int = ncclResult_t::ncclRemoteError as c_int;
 
 /// A result, also one that is not known here.
-type Code = c_int;
+pub(super) type Code = c_int;
 type InitFn = unsafe extern "C" fn(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> Code;
 type ReduceFn = unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, cudaStream_t) -> Code;
 type GatherFn = unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, ncclComm_t, cudaStream_t) -> Code;
 
 /// The functions of NCCL that are used here.
 pub(super) struct Library {
-    get_unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> Code,
-    init: InitFn,
-    async_error: unsafe extern "C" fn(ncclComm_t, *mut Code) -> Code,
-    abort: unsafe extern "C" fn(ncclComm_t) -> Code,
-    all_reduce: ReduceFn,
-    all_gather: GatherFn,
+    pub(super) get_unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> Code,
+    pub(super) init: InitFn,
+    pub(super) async_error: unsafe extern "C" fn(ncclComm_t, *mut Code) -> Code,
+    pub(super) abort: unsafe extern "C" fn(ncclComm_t) -> Code,
+    pub(super) all_reduce: ReduceFn,
+    pub(super) all_gather: GatherFn,
     /// Its root stands where the reduction has its operation.
-    broadcast: ReduceFn,
-    error_string: unsafe extern "C" fn(Code) -> *const c_char,
-    last_error: unsafe extern "C" fn(ncclComm_t) -> *const c_char,
-    /// Last: the functions are good for as long as it is open.
-    _opened: libloading::Library,
+    pub(super) broadcast: ReduceFn,
+    pub(super) error_string: unsafe extern "C" fn(Code) -> *const c_char,
+    pub(super) last_error: unsafe extern "C" fn(ncclComm_t) -> *const c_char,
 }
 
 /// The library of this process.
@@ -69,7 +67,7 @@ impl Library {
         if code != SUCCESS || found < OLDEST {
             return Err(format!("NCCL {OLDEST} or newer is needed to join GPUs, and {name} is version {found}"));
         }
-        Ok(Self {
+        let functions = Self {
             get_unique_id: function(&opened, name, "ncclGetUniqueId")?,
             init: function(&opened, name, "ncclCommInitRankConfig")?,
             async_error: function(&opened, name, "ncclCommGetAsyncError")?,
@@ -79,8 +77,10 @@ impl Library {
             broadcast: function(&opened, name, "ncclBroadcast")?,
             error_string: function(&opened, name, "ncclGetErrorString")?,
             last_error: function(&opened, name, "ncclGetLastError")?,
-            _opened: opened,
-        })
+        };
+        // Never closed, so the functions are good for ever.
+        mem::forget(opened);
+        Ok(functions)
     }
 
     pub(super) fn new_id(&self) -> Result<NcclId, CollectiveError> {

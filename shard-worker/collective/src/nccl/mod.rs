@@ -26,6 +26,8 @@
 
 mod communicator;
 mod library;
+#[cfg(test)]
+mod tests;
 
 use std::{
     ffi::c_int,
@@ -38,7 +40,7 @@ use tessera_types::{DeviceSlice, Rank};
 
 use crate::{AbortHandle, Collective, CollectiveError, GroupConfig, call::Call, watch::watch};
 use communicator::{Communicator, State};
-use library::{data_type, library};
+use library::{Library, data_type, library};
 
 /// Bytes of an id.
 pub const NCCL_ID_BYTES: usize = 128;
@@ -67,8 +69,17 @@ pub(crate) struct Nccl {
 impl Nccl {
     /// Joins the group on the device whose context is current; returns when every rank is there.
     pub(crate) fn join(config: &GroupConfig, id: &NcclId, abort: AbortHandle) -> Result<Self, CollectiveError> {
+        Self::join_by(library()?, config, id, abort)
+    }
+
+    fn join_by(
+        library: &'static Library,
+        config: &GroupConfig,
+        id: &NcclId,
+        abort: AbortHandle,
+    ) -> Result<Self, CollectiveError> {
         let (rank, size) = (usize::from(config.rank.0), config.size);
-        let communicator = Communicator::begin(library()?, id, rank, size, abort.last_resort())?;
+        let communicator = Communicator::begin(library, id, rank, size, abort.last_resort())?;
         let nccl = Self { rank, size, deadline: config.deadline, communicator, abort };
         let communicator = Arc::downgrade(&nccl.communicator);
         nccl.abort.on_abort(move || {
