@@ -10,6 +10,7 @@
 #include "select.cuh"
 #include "sample.cuh"
 #include "logprobs.cuh"
+#include "pieces.cuh"
 #include "gemm.cuh"
 #include "gemm_small.cuh"
 #include "gemm_tile.cuh"
