@@ -16,11 +16,8 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ __forceinline__ unsigned shared_address(const void* p) {
-    unsigned address;
-    asm("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(address) : "l"(p));
-    return address;
-}
+/// The compiler follows this cast, so that addresses are computed in 32 bits.
+__device__ __forceinline__ unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
 
 /// Four 8x8 matrices of bf16 from shared memory; lane i brings the address of row i % 8 of matrix i / 8. r[m] of lane i
 /// is the pair (i / 4, 2 (i % 4)) of matrix m.

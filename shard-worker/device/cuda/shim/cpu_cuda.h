@@ -1,6 +1,9 @@
 // CUDA on the CPU: kernels written for nvcc and NVRTC compile with g++ after this header, and run by
 // `cpucuda::launch(grid, block, dynamic_bytes, [&] { kernel(arguments); })`.
 //
+// Compile with -ffp-contract=off (explicit operations round as they say) and -fno-strict-aliasing (kernels load numbers as
+// 16-byte vectors).
+//
 // It is for the arithmetic and the meeting of threads, not for speed. Not covered: wgmma, TMA, memory ordering between
 // blocks, and the last bit of approximate instructions.
 //

@@ -151,7 +151,7 @@ inline std::vector<bf16> random_bf16(Random& random, size_t n, float size = 1) {
 }
 
 /// What a bf16 may be off by, relatively: half a unit in the last place.
-constexpr double BF16_ROUNDING = 0x1p-9;
+constexpr double BF16_ROUNDING = 0x1p-8;
 
 /// Fails unless `got` is within `absolute + relative * |want|`; NaN only where NaN is wanted.
 inline void close(double got, double want, double absolute, double relative, const char* what, size_t i = 0) {
