@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     service::Command,
     session::{Message, Sessions, event_bound},
-    state::{GroupState, ReplicaState},
+    state::{GroupState, Load, ReplicaState},
     status::{self, away},
 };
 
@@ -52,8 +52,6 @@ pub(crate) struct Driver {
     draining_since: Option<Instant>,
     /// The bound of this drain.
     drain: Duration,
-    groups: u64,
-    last_loss: String,
     /// Groups lost since the last token came.
     barren: u32,
     metrics: Metrics,
@@ -89,8 +87,6 @@ impl Driver {
             alone_since: Some(Instant::now()),
             draining_since: None,
             drain: config.timeouts.drain,
-            groups: 0,
-            last_loss: String::new(),
             barren: 0,
             metrics,
             config,
@@ -181,10 +177,11 @@ impl Driver {
         self.sessions.resumed();
         self.model = Some(group.spec.clone());
         self.alone_since = None;
-        self.groups += 1;
         self.health.enter(Phase::Serving);
         self.state.send_modify(|state| {
             (state.epoch, state.workers, state.formed) = (group.epoch, group.workers(), Some(Instant::now()));
+            (state.spec, state.fingerprint) = (Some(group.spec.clone()), group.fingerprint.clone());
+            state.groups += 1;
         });
         self.group.send_replace(GroupState::Ready { epoch: group.epoch, kv_blocks: group.kv_blocks });
         self.keep_house();
@@ -203,8 +200,10 @@ impl Driver {
             self.fail_all(&Status::internal(format!("{BARREN} groups in a row were lost without a token: {loss}")));
             self.barren = 0;
         }
-        self.last_loss = loss.to_string();
-        self.state.send_modify(|state| state.workers.clear());
+        self.state.send_modify(|state| {
+            state.workers.clear();
+            state.last_loss = loss.to_string();
+        });
         self.alone_since = Some(Instant::now());
         if self.draining_since.is_none() {
             self.health.enter(Phase::Starting);
@@ -296,14 +295,7 @@ impl Driver {
 
     fn publish(&mut self) {
         let stats = self.engine.stats();
-        let before = self.state.borrow().clone();
-        let now = ReplicaState {
-            epoch: before.epoch,
-            workers: before.workers,
-            formed: before.formed,
-            groups: self.groups,
-            last_loss: self.last_loss.clone(),
-            spec: self.model.clone(),
+        let load = Load {
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
             kv_blocks_used: stats.blocks_used,
@@ -315,11 +307,7 @@ impl Driver {
         };
         self.health.work_waits(!self.engine.is_idle());
         self.metrics.publish(&stats);
-        self.state.send_if_modified(|state| {
-            let changed = *state != now;
-            *state = now;
-            changed
-        });
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.load, load) != load);
     }
 
     /// Whether requests had better go elsewhere: soon where another replica serves, else only after long.

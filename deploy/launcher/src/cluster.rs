@@ -38,6 +38,9 @@ impl LocalCluster {
         let model = Model::new(&args.model)?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
+        // First of all, since it is the router that is told ports and files: what is wrong with them is found before
+        // anything is loaded.
+        let router = tessera_router::run(router, registry.clone(), stop.clone()).await?;
         let mut roles = JoinSet::new();
         let ranks = args.replica.tp * args.replicas;
         for _ in 0..ranks {
@@ -75,7 +78,6 @@ impl LocalCluster {
                 return Err(vague);
             },
         }
-        let router = tessera_router::run(router, registry, stop.clone()).await?;
         let cluster = Self { router, roles, stop };
         cluster.replicas_known(args.replicas.into()).await?;
         Ok(cluster)
@@ -101,6 +103,7 @@ impl LocalCluster {
             front: FrontArgs {
                 grpc: LOOPBACK,
                 http: LOOPBACK,
+                max_connections: 64,
                 allow_image_urls: false,
                 api_key_file: None,
                 tls: FrontTlsArgs::default(),

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or is async. A type that cannot be wrong beats a check, so ids are
 //! newtypes and parameters are validated once, where they enter.
 
+mod fnv;
 mod grid;
 mod ids;
 mod model;
@@ -12,6 +13,7 @@ mod prefix;
 mod sampling;
 mod shard;
 
+pub use fnv::Fnv1a;
 pub use grid::{Grid, PlacedImage};
 pub use ids::{BlockId, Epoch, ImageKey, Rank, RequestId, SequenceId, StepId, TokenId, special};
 pub use model::{DecoderSpec, ModelSpec, VisionSpec};
