@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/prerequisites.sh
 need_to_build
-need python3 python3 etcd etcd-server
+# The last two build the libraries that stand for a GPU's.
+need python3 python3 etcd etcd-server g++ g++ flock util-linux
 
 # Clients and reference programs that nobody here wrote; their versions are pinned in requirements.txt.
 venv=target/test-venv

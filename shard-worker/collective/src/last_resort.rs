@@ -29,6 +29,11 @@ impl LastResort {
         Self { limit, act: Arc::new(act) }
     }
 
+    /// Ends the process after another time.
+    pub fn exit_within(limit: Duration) -> Self {
+        Self::new(limit, exit)
+    }
+
     pub(crate) fn limit(&self) -> Duration {
         self.limit
     }
@@ -40,7 +45,7 @@ impl LastResort {
 
 impl Default for LastResort {
     fn default() -> Self {
-        Self::new(Self::LIMIT, exit)
+        Self::exit_within(Self::LIMIT)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::{
     env,
+    error::Error,
     ffi::{CStr, c_char, c_int, c_void},
     mem, ptr,
     sync::OnceLock,
@@ -176,7 +177,7 @@ fn open_any() -> Result<(libloading::Library, &'static str), String> {
         // SAFETY: NCCL's initialisers touch nothing of this process.
         match unsafe { libloading::Library::new(name) } {
             Ok(opened) => return Ok((opened, name)),
-            Err(error) => problems.push(error.to_string()),
+            Err(error) => problems.push(why(&error)),
         }
     }
     let path = env::var("LD_LIBRARY_PATH").unwrap_or_default();
@@ -191,7 +192,12 @@ fn open_any() -> Result<(libloading::Library, &'static str), String> {
 fn function<F: Copy>(library: &libloading::Library, file: &str, name: &str) -> Result<F, String> {
     // SAFETY: the types above are those of NCCL's header, which has kept them since the oldest version taken.
     let symbol = unsafe { library.get::<F>(name.as_bytes()) };
-    symbol.map(|symbol| *symbol).map_err(|error| format!("{file} is no NCCL that can join GPUs: {error}"))
+    symbol.map(|symbol| *symbol).map_err(|error| format!("{file} is no NCCL that can join GPUs: {}", why(&error)))
+}
+
+/// The loader's own words.
+fn why(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// # Safety

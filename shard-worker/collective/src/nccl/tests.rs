@@ -2,8 +2,11 @@
 
 use std::{
     cell::Cell,
+    env,
     ffi::{c_char, c_int, c_void},
-    hint, ptr,
+    hint,
+    process::Command,
+    ptr,
     sync::{
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         mpsc,
@@ -270,6 +273,30 @@ fn an_abort_that_hangs_is_followed_by_the_last_resort_and_holds_up_nobody_else()
     assert!(why.contains("was not aborted within 50ms"), "{why}");
     drop(nccl);
     script.abort_hangs.store(false, SeqCst);
+}
+
+/// Set for the process that is to end.
+const DOOMED: &str = "TESSERA_TEST_DOOMED";
+
+/// What the process does that is started for the test after this; nothing when the tests are run as tests.
+#[test]
+fn as_a_doomed_process() {
+    if env::var(DOOMED).is_ok() {
+        let script = new(Script { abort_hangs: true.into(), ..Default::default() });
+        drop(joined(script, AbortHandle::with_last_resort(LastResort::exit_within(SHORT))));
+        panic!("a communicator that hangs was survived");
+    }
+}
+
+#[test]
+fn where_nothing_else_is_said_a_hung_abort_ends_the_process_with_its_code_and_a_sentence() {
+    let mut doomed = Command::new(env::current_exe().unwrap());
+    doomed.args(["--exact", "nccl::tests::as_a_doomed_process", "--nocapture"]).env(DOOMED, "1");
+    let ended = doomed.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(LastResort::EXIT_CODE), "{said}");
+    assert!(said.contains("not aborted within 50ms: the device hangs; the process ends with code 75"), "{said}");
+    assert_eq!(LastResort::default().limit(), LastResort::LIMIT);
 }
 
 #[test]
