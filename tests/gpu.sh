@@ -31,12 +31,10 @@ for line in sys.stdin:
     du -sh "$gpu"
 }
 
-# The machine's own libraries, under the names that are sought.
+# The machine's own libraries, and kernels made for it.
 libraries() {
-    mkdir -p "$gpu/lib"
-    local found; found="$(python3 -c 'import glob, site; print(*glob.glob(site.getsitepackages()[0] + "/nvidia/nccl/lib/libnccl.so.2"))' 2>/dev/null)"
-    [ -z "$found" ] || ln -sf "${found%% *}" "$gpu/lib/libnccl.so"
-    export LD_LIBRARY_PATH="$PWD/$gpu/lib:${LD_LIBRARY_PATH:-}" TESSERA_REAL_GPU="$PWD/$gpu/cubins" TESSERA_CUDA_KERNELS="$PWD/$gpu/cubins"
+    local nccl; nccl="$(python3 -c 'import glob, site; print(*glob.glob(site.getsitepackages()[0] + "/nvidia/nccl/lib"))' 2>/dev/null)"
+    export LD_LIBRARY_PATH="${nccl%% *}:${LD_LIBRARY_PATH:-}" TESSERA_REAL_GPU="$PWD/$gpu/cubins" TESSERA_CUDA_KERNELS="$PWD/$gpu/cubins"
 }
 
 rows=()
