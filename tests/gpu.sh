@@ -16,6 +16,7 @@ pack() {
     cargo build --release --locked --workspace --all-targets
     rm -rf "$gpu" && mkdir -p "$gpu/release/deps"
     cp -r target/cubins "$gpu/cubins"
+    pwd > "$gpu/root"
     strip -o "$gpu/release/tessera" target/release/tessera
     # The tests' own programs, so that nothing is compiled there.
     local messages; messages="$(cargo test --release --locked --workspace --no-run --message-format=json 2>/dev/null)"
@@ -79,6 +80,9 @@ speed() {
 
 run() {
     [ -d "$gpu" ] || { echo "no $gpu: run tests/gpu.sh pack first" >&2; exit 1; }
+    # The tests' programs look for fixtures where they were built.
+    local root; root="$(cat "$gpu/root")"
+    [ -e "$root" ] || { mkdir -p "$(dirname "$root")" && ln -s "$PWD" "$root"; }
     libraries
     [ $# -gt 0 ] || set -- versions kernels cluster nccl speed
     for name in "$@"; do phase "$name" "$name"; done
