@@ -63,7 +63,12 @@ nccl() {
     workers+=($!)
     "$gpu/release/tessera" router --model "$model" --replica 127.0.0.1:17110 --grpc 127.0.0.1:17120 --http 127.0.0.1:17121 &
     workers+=($!)
-    local answer; answer="$(timeout 120 "$gpu/release/tessera" chat --endpoint http://127.0.0.1:17120 --image "$model/pictures/00-describe-0.png" 'What do you see?')"
+    # Asked until somebody answers: the roles start in any order.
+    local answer="" tries
+    for tries in $(seq 60); do
+        answer="$(timeout 60 "$gpu/release/tessera" chat --endpoint http://127.0.0.1:17120 --image "$model/pictures/00-describe-0.png" 'What do you see?' 2>/dev/null)" && break
+        sleep 1
+    done
     kill "${workers[@]}" 2>/dev/null; wait "${workers[@]}" 2>/dev/null
     echo "$answer"; [ -n "$answer" ]
 }
