@@ -29,19 +29,14 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let measures = args.measure || args.simulated;
-    // A storm may move its thread into a network of its own; clients that measure want all cores.
-    let mut runtime = if measures { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-    runtime.enable_all().build()?.block_on(run(args))
-}
-
-async fn run(args: Args) -> Result<()> {
+    // A fleet may move its thread into a network of its own.
+    let alone = Builder::new_current_thread().enable_all().build()?;
     if args.measure {
-        measure::measure().await?;
+        alone.block_on(measure::measure())?;
     }
     if args.measure || args.simulated {
-        return simulated::measure().await;
+        return Builder::new_multi_thread().enable_all().build()?.block_on(simulated::measure());
     }
-    storm(args.faults, args.seed, |line| println!("{line}")).await?;
+    alone.block_on(storm(args.faults, args.seed, |line| println!("{line}")))?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use tessera_tests::{
     fleet::{Fleet, Plan, Status},
     load::{Load, Question, Silence, questions},
+    network::{Cable, Network},
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -21,8 +22,12 @@ pub(crate) async fn measure() -> Result<()> {
     let questions = questions(1, 800).await?;
     println!("| what dies, with {STREAMS} streams open | runs | median stream | slowest stream of a run, median | worst |");
     println!("| --- | --- | --- | --- | --- |");
-    ranks(&questions, "kill -9 of a rank, a spare stands by", 20, false).await?;
-    ranks(&questions, "SIGSTOP of a rank, a spare stands by", 6, true).await?;
+    ranks(&questions, "kill -9 of a rank, a spare stands by", 20, Way::Kill).await?;
+    ranks(&questions, "SIGSTOP of a rank, a spare stands by", 6, Way::Stop).await?;
+    match Network::allowed() {
+        Ok(()) => ranks(&questions, "the cable of a rank's host pulled, a spare stands by", 6, Way::Pull).await?,
+        Err(reason) => println!("skipped: no cable is pulled, since there may be no network namespaces: {reason:#}"),
+    }
     coordinators(&questions).await?;
     leaders(&questions).await?;
     without_etcd(&questions).await
@@ -39,8 +44,35 @@ fn row(what: &str, runs: &[Vec<Silence>], of: impl Fn(&Silence) -> Duration) {
     println!("| {what} | {} | {:.2} s | {:.2} s | {worst:.2} s |", runs.len(), median(&all), median(&slowest));
 }
 
-async fn ranks(questions: &[Question], what: &str, runs: usize, stop: bool) -> Result<()> {
-    let mut fleet = Fleet::start(Plan::default()).await?;
+/// How a rank is lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Kill,
+    Stop,
+    Pull,
+}
+
+impl Way {
+    fn begin(self, fleet: &mut Fleet, worker: &str) -> Result<()> {
+        match self {
+            Self::Kill => fleet.kill(worker),
+            Self::Stop => fleet.pause(worker),
+            Self::Pull => fleet.cable(worker, Cable::Pulled),
+        }
+    }
+
+    async fn end(self, fleet: &mut Fleet, worker: &str) -> Result<()> {
+        match self {
+            Self::Kill => fleet.restart(worker).await,
+            Self::Stop => fleet.resume(worker),
+            Self::Pull => fleet.cable(worker, Cable::Whole),
+        }
+    }
+}
+
+async fn ranks(questions: &[Question], what: &str, runs: usize, way: Way) -> Result<()> {
+    let hosts = if way == Way::Pull { 3 } else { 0 };
+    let mut fleet = Fleet::start(Plan { hosts, ..Plan::default() }).await?;
     let load = Load::start(fleet.doors(), questions, STREAMS);
     let mut silences = Vec::new();
     for run in 0..runs {
@@ -48,20 +80,12 @@ async fn ranks(questions: &[Question], what: &str, runs: usize, stop: bool) -> R
         let status = fleet.status().await?;
         let worker = status.ranks("c0")[run % 2].to_owned();
         load.mark();
-        if stop {
-            fleet.pause(&worker)?
-        } else {
-            fleet.kill(&worker)?
-        }
+        way.begin(&mut fleet, &worker)?;
         let without = |status: &Status| status.ready() == 1 && !status.ranks("c0").contains(&worker.as_str());
         fleet.wait_for("group without it", without).await?;
         load.flows().await?;
         silences.push(load.silences());
-        if stop {
-            fleet.resume(&worker)?
-        } else {
-            fleet.restart(&worker).await?
-        }
+        way.end(&mut fleet, &worker).await?;
         fleet.wait_for("spare again", |status| status.spares() == [worker.as_str()]).await?;
         sleep(CALM).await;
     }
@@ -143,7 +167,9 @@ async fn without_etcd(questions: &[Question]) -> Result<()> {
         &[calm],
         |silence| silence.lasted,
     );
-    row(&format!("kill -9 of a rank after {second} s of these, a second replica serves"), &[lost], |silence| silence.until);
+    row(&format!("kill -9 of a rank after {second} s of these, a second replica serves: the longest gap"), &[lost], |silence| {
+        silence.lasted
+    });
     row("etcd comes back: the longest gap until the group is whole again", &[after], |silence| silence.lasted);
     println!(
         "etcd answers {:.1} s after its start, the group is whole after {:.1} s",
