@@ -109,7 +109,7 @@ pub(crate) enum TransportArg {
 /// How one rank computes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ComputeArgs {
-    /// What ranks compute on: cpu, or sim:h100, sim:h200, sim:a100, which compute nothing and take the accelerator's time
+    /// What ranks compute on: cpu; cuda or cuda:N, NVIDIA GPUs from the Nth on; or sim:h100, sim:h200, sim:a100, which compute nothing and take the accelerator's time
     /// (sim:h100*10: ten times as long).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "TESSERA_DEVICE")]
     pub(crate) device: DeviceArg,
@@ -117,9 +117,15 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "T", env = "TESSERA_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
     /// Memory for keys and values on each rank, such as 512MiB or 8GiB; a share of free memory when unset,
-    /// or what a simulated accelerator has left beside the weights.
+    /// or what a GPU, real or simulated, has left beside the weights.
     #[arg(long, value_name = "SIZE", env = "TESSERA_KV_MEMORY", value_parser = parse_size)]
     pub(crate) kv_memory: Option<u64>,
+    /// Where kernels made for the GPU lie; else `cubins` beside the program is looked at, and what is not there is compiled.
+    #[arg(long, value_name = "FOLDER", env = "TESSERA_CUDA_KERNELS")]
+    pub(crate) cuda_kernels: Option<PathBuf>,
+    /// Launch every kernel by itself rather than recorded passes.
+    #[arg(long, env = "TESSERA_NO_CUDA_GRAPHS")]
+    pub(crate) no_cuda_graphs: bool,
 }
 
 /// How a replica is made.

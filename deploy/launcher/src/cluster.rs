@@ -40,8 +40,9 @@ impl LocalCluster {
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         let mut roles = JoinSet::new();
         let ranks = args.replica.tp * args.replicas;
-        for _ in 0..ranks {
-            let worker = ShardWorker::bind(settings::shard_worker(&args.compute, LOOPBACK, ranks, args.registry.lease())).await?;
+        for nth in 0..ranks {
+            let config = settings::shard_worker(&args.compute, LOOPBACK, (nth, ranks), args.registry.lease())?;
+            let worker = ShardWorker::bind(config).await?;
             let (registry, stop) = (registry.clone(), stop.clone());
             roles.spawn(async move { worker.run(Some(registry), stop).await.context("a shard worker ended") });
         }
@@ -96,7 +97,7 @@ impl LocalCluster {
                 queue: 16,
             },
             replicas: 1,
-            compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20) },
+            compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20), cuda_kernels: None, no_cuda_graphs: false },
             registry: RegistryArgs::default(),
             front: FrontArgs {
                 grpc: LOOPBACK,

@@ -4,17 +4,20 @@
 //! fine enough that the model reads as the model. Activations are matrices `[rows, cols]`, row-major, owned by the
 //! device. A row's result depends on that row alone, never on the batch around it.
 
+mod choosing;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod sim;
 mod source;
 
+pub use choosing::{Choosing, LogitEdit};
 pub use error::DeviceError;
 pub use source::{MatrixSource, SourceDtype};
 
 use std::ops::Range;
 
-use tessera_types::{BLOCK_TOKENS, BlockId, TokenId};
+use tessera_types::{BLOCK_TOKENS, BlockId, DeviceSlice, TokenId};
 
 /// The numbers weights and the cache are kept in. Arithmetic is f32 on CPUs whatever this says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,8 @@ pub trait Device: Send {
     type Cache: Send;
     /// Cosines and sines for rotary positions.
     type Rotary: Send;
+    /// A pass that was recorded and can be replayed.
+    type Recording: Send;
 
     /// A matrix of zeros in f32. Buffers are reused: dropping one gives it back.
     fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor, DeviceError>;
@@ -145,6 +150,17 @@ pub trait Device: Send {
 
     /// The numbers themselves where host code may touch them in place, as a host collective does.
     fn host_mut<'a>(&self, tensor: &'a mut Self::Tensor) -> Option<&'a mut [f32]>;
+
+    /// Where the numbers are that a collective of devices may exchange.
+    fn slice(&self, tensor: &Self::Tensor) -> Option<DeviceSlice> {
+        let _ = tensor;
+        None
+    }
+
+    /// Whether all that was asked for is done, where calls return before it is.
+    fn is_idle(&self) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
 
     /// Packs a weight from checkpoint bytes. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
     ///
@@ -254,4 +270,41 @@ pub trait Device: Send {
         rows: &Self::Placed<'_>,
         out: &mut Self::Tensor,
     ) -> Result<(), DeviceError>;
+
+    /// Whether the device itself can choose tokens.
+    fn chooses(&self) -> bool {
+        false
+    }
+
+    /// Chooses a token for each row of logits, which lie as they were gathered: `parts` matrices `[rows, vocabulary / parts]`
+    /// one behind the other, padding at the end. The logits are changed. `None` where a row's are no numbers to choose from.
+    fn choose(
+        &self,
+        logits: &mut Self::Tensor,
+        parts: usize,
+        vocab_size: usize,
+        choosing: &[Choosing],
+        edits: &[LogitEdit],
+    ) -> Result<Vec<Option<TokenId>>, DeviceError> {
+        let _ = (logits, parts, vocab_size, choosing, edits);
+        Err(DeviceError::Shape { operation: "choose", detail: "this device leaves it to the host".into() })
+    }
+
+    /// What tells a pass from others that could not share its recording; `None` where it is not worth one.
+    fn recording(&self, rows: &Self::Placed<'_>) -> Option<u64> {
+        let _ = rows;
+        None
+    }
+
+    /// Records what `work` asks for instead of doing it.
+    fn record<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Self::Recording), E> {
+        let _ = work;
+        Err(DeviceError::Shape { operation: "record", detail: "this device records nothing".into() }.into())
+    }
+
+    /// Does again what was recorded, with the rows placed last for its key.
+    fn replay(&self, recording: &Self::Recording) -> Result<(), DeviceError> {
+        let _ = recording;
+        Err(DeviceError::Shape { operation: "replay", detail: "this device records nothing".into() })
+    }
 }

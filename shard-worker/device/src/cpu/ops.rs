@@ -1,6 +1,6 @@
 //! The device's operations: shapes are checked here, the work is done next door.
 
-use std::ops::Range;
+use std::{convert::Infallible, ops::Range};
 
 use tessera_types::TokenId;
 
@@ -39,6 +39,7 @@ impl Device for CpuDevice {
     type Table = CpuTable;
     type Cache = CpuCache;
     type Rotary = CpuRotary;
+    type Recording = Infallible;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<CpuTensor, DeviceError> {
         let mut tensor = self.arena.tensor(rows, cols)?;
