@@ -1,0 +1,17 @@
+#!/bin/sh
+# Compiles the kernels with the pinned toolkit of tools/toolkit.txt, which it installs from PyPI into target/cuda-toolkit.
+#   build.sh          cubins and PTX in target/cubins, and report.md: registers, shared memory and spills of each kernel
+#   build.sh --check  fails where report.md is not what the tree compiles to
+# A spill fails both. Needs no GPU.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+target=${CARGO_TARGET_DIR:-$here/../../../target}
+toolkit=$target/cuda-toolkit
+mkdir -p "$target"
+if ! cmp -s "$here/tools/toolkit.txt" "$toolkit/installed.txt"; then
+    python3 -m venv --clear "$toolkit"
+    "$toolkit/bin/pip" install --quiet --no-deps --requirement "$here/tools/toolkit.txt"
+    cp "$here/tools/toolkit.txt" "$toolkit/installed.txt"
+fi
+cuda=$(echo "$toolkit"/lib/python3*/site-packages/nvidia/cu13)
+exec python3 "$here/tools/build.py" --cuda "$cuda" --source "$here" --out "$target/cubins" "$@"

@@ -1,0 +1,121 @@
+// Facts about rotary positions and the cache.
+#include <set>
+
+#include "harness.h"
+
+namespace {
+#include "../kernels/rows.cuh"
+
+#include "../kernels/rotary.cuh"
+
+constexpr int POSITIONS = 40;
+
+struct Shape {
+    int heads, kv_heads, head_dim;
+    int fused() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+// Heads of 6 go by pairs; 48 and 36 heads of 8 need more than one run a thread.
+const Shape SHAPES[] = {{1, 1, 6}, {3, 1, 10}, {2, 2, 8}, {4, 2, 32}, {8, 2, 64}, {4, 1, 128}, {36, 6, 64}};
+
+std::vector<float> angles(int head_dim) {
+    std::vector<float> table;
+    for (int p = 0; p < POSITIONS; p++)
+        for (int i = 0; i < head_dim / 2; i++) {
+            double angle = p * std::pow(1e4, -2.0 * i / head_dim);
+            table.push_back(float(std::cos(angle))), table.push_back(float(std::sin(angle)));
+        }
+    return table;
+}
+
+/// Number `i` of a row of heads, turned in f64.
+double turned(const bf16* row, size_t i, const float* table, int position, int head_dim) {
+    const float* cos_sin = table + position * head_dim + int(i) % head_dim / 2 * 2;
+    double a = to_float(row[i / 2 * 2]), b = to_float(row[i / 2 * 2 + 1]);
+    return i % 2 ? a * cos_sin[1] + b * cos_sin[0] : a * cos_sin[0] - b * cos_sin[1];
+}
+
+void check_turned(bf16 got, double want, size_t i) { test::close(to_float(got), want, 1e-6, test::BF16_ROUNDING + 1e-6, "turned", i); }
+
+void in_place() {
+    test::fact("rotate_turns_queries_and_keys_and_leaves_values", [] {
+        test::Random random(1);
+        for (Shape s : SHAPES) {
+            size_t rows = size_t(random.between(1, 4)), fused = size_t(s.fused());
+            std::vector<bf16> given = test::random_bf16(random, rows * fused);
+            std::vector<int> positions;
+            for (size_t r = 0; r < rows; r++) positions.push_back(random.between(0, POSITIONS - 1));
+            test::Buffer<bf16> qkv(given);
+            test::Buffer<float> table(angles(s.head_dim));
+            test::Buffer<int> at(positions);
+            dim3 grid(unsigned(rows), unsigned(random.between(1, 2)));
+            cpucuda::launch(grid, 256, 0, [&] { rotate(qkv.get(), table.get(), at.get(), s.heads, s.kv_heads, s.head_dim); });
+            for (size_t i = 0; i < given.size(); i++) {
+                const bf16* row = given.data() + i / fused * fused;
+                if (int(i % fused) < (s.heads + s.kv_heads) * s.head_dim)
+                    check_turned(qkv[i], turned(row, i % fused, table.get(), positions[i / fused], s.head_dim), i);
+                else
+                    test::expect(qkv[i].bits == given[i].bits, "value %zu was changed", i);
+            }
+        }
+    });
+}
+
+/// One random batch stored, and every number of the row and of the cache looked at.
+void check_store(test::Random& random, Shape s) {
+    const int blocks = 4;
+    size_t rows = size_t(random.between(1, 5)), fused = size_t(s.fused()), hd = size_t(s.head_dim);
+    std::vector<bf16> given = test::random_bf16(random, rows * fused);
+    std::vector<int> positions, slots;
+    // The ends of blocks, a row that stores nothing, then any other slots.
+    std::set<int> ends = {15, 16, blocks * BLOCK_TOKENS - 1, 0};
+    for (size_t r = 0; r < rows; r++) {
+        positions.push_back(random.between(0, POSITIONS - 1));
+        slots.push_back(r == 3 ? -1 : *ends.begin());
+        if (r != 3) ends.erase(ends.begin());
+        if (ends.empty()) ends.insert(random.between(20, 60));
+    }
+    size_t cache_size = size_t(blocks * s.kv_heads * BLOCK_TOKENS) * hd;
+    test::Buffer<bf16> qkv(given), by_rotate(given), keys(cache_size), values(cache_size);
+    test::Buffer<float> table(angles(s.head_dim));
+    test::Buffer<int> at(positions), to(slots);
+    dim3 grid(unsigned(rows), unsigned(random.between(1, 2)));
+    cpucuda::launch(grid, 256, 0, [&] { rotate_store(qkv.get(), table.get(), at.get(), to.get(), keys.get(), values.get(), s.heads, s.kv_heads, s.head_dim); });
+    cpucuda::launch(grid, 256, 0, [&] { rotate(by_rotate.get(), table.get(), at.get(), s.heads, s.kv_heads, s.head_dim); });
+
+    std::vector<bool> key_seen(cache_size), value_seen(cache_size);
+    size_t key_columns = size_t(s.heads) * hd, value_columns = size_t(s.heads + s.kv_heads) * hd;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < fused; i++) {
+            size_t number = r * fused + i;
+            if (i < key_columns) {
+                check_turned(qkv[number], turned(given.data() + r * fused, i, table.get(), positions[r], s.head_dim), number);
+                test::expect(qkv[number].bits == by_rotate[number].bits, "query %zu is not what rotate makes", number);
+                continue;
+            }
+            test::expect(qkv[number].bits == given[number].bits, "key or value %zu was changed in place", number);
+            if (slots[r] < 0) continue;
+            size_t column = i - (i < value_columns ? key_columns : value_columns);
+            size_t place = ((size_t(slots[r]) / 16 * size_t(s.kv_heads) + column / hd) * 16 + size_t(slots[r]) % 16) * hd + column % hd;
+            if (i < value_columns) {
+                test::expect(keys[place].bits == by_rotate[number].bits, "key %zu is not what rotate makes", place);
+                key_seen[place] = true;
+            } else {
+                test::expect(values[place].bits == given[number].bits, "value %zu", place);
+                value_seen[place] = true;
+            }
+        }
+    for (size_t i = 0; i < cache_size; i++)
+        test::expect((key_seen[i] || keys.untouched(i)) && (value_seen[i] || values.untouched(i)), "number %zu of the cache was written", i);
+}
+
+}  // namespace
+
+int main() {
+    in_place();
+    test::fact("rotate_store_turns_queries_in_place_and_writes_keys_and_values_to_their_slots_alone", [] {
+        test::Random random(2);
+        for (int trial = 0; trial < 4; trial++)
+            for (Shape s : SHAPES) check_store(random, s);
+    });
+    return test::summary();
+}

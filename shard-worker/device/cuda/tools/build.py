@@ -1,0 +1,112 @@
+"""Compiles the kernels for every target and reports what each needs; see ../build.sh."""
+
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import nvrtc
+
+# Cubins for the devices in use; PTX for the driver to compile for any other.
+CUBINS = ["sm_80", "sm_89", "sm_90a"]
+PTX = ["compute_80", "compute_90"]
+KERNEL = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for '\w+'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)", re.DOTALL)
+SHARED = re.compile(r"(\d+) bytes smem")
+
+
+def nvcc(cuda: pathlib.Path, *arguments: object) -> str:
+    """Runs nvcc; returns what it says about its work."""
+    command = [str(cuda / "bin" / "nvcc"), "-std=c++17", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0 or "warning" in done.stderr:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    return done.stderr
+
+
+def needs(log: str) -> dict[str, dict[str, int]]:
+    """What ptxas says each kernel needs."""
+    kernels = {}
+    for found in KERNEL.finditer(log):
+        shared = SHARED.search(found["rest"])
+        kernels[found["name"]] = {
+            "registers": int(found["registers"]),
+            "shared": int(shared[1]) if shared else 0,
+            "stack": int(found["stack"]),
+            "spills": int(found["stores"]) + int(found["loads"]),
+        }
+    return kernels
+
+
+def compile_cubin(cuda: pathlib.Path, source: pathlib.Path, out: pathlib.Path, arch: str) -> dict[str, dict[str, int]]:
+    virtual = arch.replace("sm_", "compute_")
+    return needs(nvcc(cuda, f"-gencode=arch={virtual},code={arch}", "-cubin", "-Xptxas", "-v", source / "kernels" / "all.cu",
+                      "-o", out / f"tessera.{arch}.cubin"))
+
+
+def compile_ptx(cuda: pathlib.Path, source: pathlib.Path, out: pathlib.Path, arch: str) -> None:
+    nvcc(cuda, f"-arch={arch}", "-ptx", source / "kernels" / "all.cu", "-o", out / f"tessera.{arch}.ptx")
+
+
+def table(names: list[str], by_target: dict[str, dict[str, dict[str, int]]]) -> str:
+    lines = [
+        "# What the kernels need",
+        "",
+        "Written by `build.sh`, kept true by `build.sh --check`. Registers a thread / bytes of static shared memory a block;",
+        "dynamic shared memory is the launch's. No kernel spills: the build fails where one does.",
+        "",
+        "| kernel | " + " | ".join(by_target) + " |",
+        "| --- |" + " --- |" * len(by_target),
+    ]
+    for name in names:
+        cells = [f"{kernels[name]['registers']} / {kernels[name]['shared']}" for kernels in by_target.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def complaints(names: list[str], by_target: dict[str, dict[str, dict[str, int]]]) -> list[str]:
+    """Kernels that spill, and names that kernels.def and the compiled code do not share."""
+    found = []
+    for arch, kernels in by_target.items():
+        found += [f"{arch}: {name} is in kernels.def, and is not compiled" for name in names if name not in kernels]
+        found += [f"{arch}: {name} is compiled, and is not in kernels.def" for name in kernels if name not in names]
+        found += [f"{arch}: {name} spills {k['spills']} bytes" for name, k in kernels.items() if k["spills"]]
+        found += [f"{arch}: {name} has a stack of {k['stack']} bytes: an array that is not in registers" for name, k in kernels.items() if k["stack"]]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cuda", type=pathlib.Path, required=True)
+    parser.add_argument("--source", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = re.findall(r"^KERNEL\((\w+)\)$", (args.source / "kernels" / "kernels.def").read_text(), re.MULTILINE)
+    with ThreadPoolExecutor() as pool:
+        cubins = [pool.submit(compile_cubin, args.cuda, args.source, args.out, arch) for arch in CUBINS]
+        others = [pool.submit(compile_ptx, args.cuda, args.source, args.out, arch) for arch in PTX]
+        by_target = dict(zip(CUBINS, [cubin.result() for cubin in cubins]))
+        for other in others:
+            other.result()
+    wrong = complaints(names, by_target)
+    if not wrong:
+        nvrtc.compile_text(args.cuda, nvrtc.whole_text(args.source / "kernels"), "sm_90a", names)
+    report, text = args.source / "report.md", table(names, by_target) if not wrong else ""
+    if not wrong and args.check and (not report.exists() or report.read_text() != text):
+        wrong.append("report.md is not what the tree compiles to: run build.sh")
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+        return 1
+    if not args.check:
+        report.write_text(text)
+    print(f"{len(names)} kernels for {', '.join(CUBINS + PTX)} and by NVRTC; none spills")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
