@@ -8,10 +8,32 @@ use cudarc::nvrtc::{result, sys};
 use super::failure::missing;
 use crate::DeviceError;
 
-/// The kernels' sources, in the order of `all.cu`.
-const SOURCES: &str = concat!(
-    include_str!("../../cuda/kernels/common.cuh"),
-);
+macro_rules! sources {
+    ($($file:literal),* $(,)?) => {
+        /// The kernels' sources: the files that `all.cu` includes, in its order.
+        const SOURCES: &str = concat!($(include_str!(concat!("../../cuda/kernels/", $file, ".cuh"))),*);
+        #[cfg(test)]
+        const FILES: &[&str] = &[$($file),*];
+    };
+}
+
+sources! {
+    "ptx",
+    "common",
+    "rows",
+    "embed",
+    "norm",
+    "elementwise",
+    "rotary",
+    "dummy",
+    "logits",
+    "select",
+    "sample",
+    "logprobs",
+    "gemm",
+    "gemm_small",
+    "gemm_tile",
+}
 
 /// PTX for a device of this compute capability, ending with a zero.
 pub(super) fn ptx(major: u32, minor: u32) -> Result<Vec<u8>, DeviceError> {
@@ -22,7 +44,7 @@ pub(super) fn ptx(major: u32, minor: u32) -> Result<Vec<u8>, DeviceError> {
     let failed = |what: &str, error: &dyn std::fmt::Debug| DeviceError::Kernels(format!("{what}: {error:?}"));
     let source = CString::new(SOURCES).map_err(|error| failed("sources", &error))?;
     let program = result::create_program(&source, None).map_err(|error| failed("compiling", &error))?;
-    let options = [format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".into(), "-default-device".into()];
+    let options = [format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".into(), "--device-as-default-execution-space".into()];
     // SAFETY: the program was just made, and is destroyed once, below.
     let compiled = unsafe {
         let compiled = result::compile_program(program, &options).map_err(|error| {
@@ -35,4 +57,16 @@ pub(super) fn ptx(major: u32, minor: u32) -> Result<Vec<u8>, DeviceError> {
         ptx
     }?;
     Ok(compiled.into_iter().map(|c| c as u8).chain([0]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compiled_here_is_what_all_cu_includes() {
+        let all = include_str!("../../cuda/kernels/all.cu");
+        let included: Vec<_> = all.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix(".cuh\"")).collect();
+        assert_eq!(included, FILES);
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     CudaDevice, CudaMatrix, CudaTensor,
+    context::Context,
     kernel::{Geometry, Kernel, Kernels, int},
     ops::{agree, shaped},
     tensor::Numbers,
@@ -12,23 +13,32 @@ use crate::DeviceError;
 const THREADS: u32 = 256;
 /// Rows up to which a product is bound by reading the weights.
 const FEW_ROWS: usize = 64;
-/// Shared memory of a block, in bytes: `GEMM_SMALL_SHARED` and `GEMM_TILE_SHARED` of the kernels.
+/// Shared memory of a block of each kernel, in bytes, as their headers say.
 const SMALL_SHARED: usize = 98_304;
 const TILE_SHARED: usize = 98_304;
-/// Features and rows of a block's tile.
-const TILE: (usize, usize) = (128, 128);
+const WIDE_SHARED: usize = 229_376;
+/// Features of a tile.
+const TILE_FEATURES: usize = 128;
+/// Rows from which wide tiles are worth their shared memory, where blocks may have it.
+const WIDE_ROWS: usize = 512;
 
 /// Lets the kernels have what they need.
-pub(super) fn prepare(kernels: &Kernels) -> Result<(), DeviceError> {
-    for (kernel, shared) in [
-        (Kernel::GemmSmallWorking, SMALL_SHARED),
-        (Kernel::GemmSmallFull, SMALL_SHARED),
-        (Kernel::GemmTileWorking, TILE_SHARED),
-        (Kernel::GemmTileFull, TILE_SHARED),
-    ] {
-        kernels.allow_shared(kernel, shared)?;
+pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> {
+    for kernel in [Kernel::GemmSmallWorking, Kernel::GemmSmallFull] {
+        kernels.allow_shared(kernel, SMALL_SHARED)?;
+    }
+    for kernel in [Kernel::GemmTileWorking, Kernel::GemmTileFull] {
+        kernels.allow_shared(kernel, TILE_SHARED)?;
+    }
+    for kernel in [Kernel::GemmWideWorking, Kernel::GemmWideFull].into_iter().filter(|_| wide) {
+        kernels.allow_shared(kernel, WIDE_SHARED)?;
     }
     Ok(())
+}
+
+/// Whether blocks of a device may have what wide tiles take.
+pub(super) fn has_wide(context: &Context) -> bool {
+    context.capability().0 >= 9
 }
 
 impl CudaDevice {
@@ -42,14 +52,15 @@ impl CudaDevice {
             self.narrow(x, &mut narrow)?;
             return self.multiply(&narrow, weight, out);
         }
-        let few = x.rows <= FEW_ROWS;
-        let kernel = match (few, out.numbers) {
-            (true, Numbers::Working) => Kernel::GemmSmallWorking,
-            (true, Numbers::Full) => Kernel::GemmSmallFull,
-            (false, Numbers::Working) => Kernel::GemmTileWorking,
-            (false, Numbers::Full) => Kernel::GemmTileFull,
+        let (rows, features) = (x.rows, weight.out);
+        let (working, full, geometry) = if rows <= FEW_ROWS {
+            (Kernel::GemmSmallWorking, Kernel::GemmSmallFull, self.few(rows, features))
+        } else if rows >= WIDE_ROWS && has_wide(&self.context) {
+            (Kernel::GemmWideWorking, Kernel::GemmWideFull, tiles(rows.div_ceil(256), features, WIDE_SHARED))
+        } else {
+            (Kernel::GemmTileWorking, Kernel::GemmTileFull, tiles(rows.div_ceil(128), features, TILE_SHARED))
         };
-        let geometry = if few { self.few(x.rows, weight.out) } else { many(x.rows, weight.out) };
+        let kernel = if out.numbers == Numbers::Working { working } else { full };
         let (m, n, k) = (int(x.rows)?, int(weight.out)?, int(weight.inner)?);
         let args = [x.address().into(), weight.memory.address().into(), out.address().into(), m.into(), n.into(), k.into()];
         self.kernels.launch(kernel, geometry, &args)
@@ -73,6 +84,7 @@ impl CudaDevice {
     }
 }
 
-fn many(rows: usize, features: usize) -> Geometry {
-    Geometry { grid: [features.div_ceil(TILE.0), rows.div_ceil(TILE.1), 1], block: THREADS, shared: TILE_SHARED }
+/// A block a tile.
+fn tiles(row_tiles: usize, features: usize, shared: usize) -> Geometry {
+    Geometry { grid: [features.div_ceil(TILE_FEATURES) * row_tiles, 1, 1], block: THREADS, shared }
 }

@@ -47,6 +47,8 @@ kernels! {
     GemmSmallFull = "gemm_small_f",
     GemmTileWorking = "gemm_tile_w",
     GemmTileFull = "gemm_tile_f",
+    GemmWideWorking = "gemm_wide_w",
+    GemmWideFull = "gemm_wide_f",
     AttendSplit32 = "attend_split_32",
     AttendSplit64 = "attend_split_64",
     AttendSplit128 = "attend_split_128",
@@ -197,7 +199,7 @@ fn image(context: &Context, folder: Option<&Path>) -> Result<Vec<u8>, DeviceErro
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("cubins")));
     let folders: Vec<PathBuf> = folder.map(Path::to_owned).into_iter().chain(beside).collect();
     let (major, minor) = context.capability();
-    let names = [format!("tessera_sm_{major}{minor}a.cubin"), format!("tessera_sm_{major}{minor}.cubin"), "tessera.ptx".to_owned()];
+    let names = [format!("tessera.sm_{major}{minor}a.cubin"), format!("tessera.sm_{major}{minor}.cubin")];
     for path in folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))) {
         match fs::read(&path) {
             Ok(mut image) => {

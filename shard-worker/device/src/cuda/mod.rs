@@ -78,7 +78,7 @@ impl CudaDevice {
         }
         let context = Context::open(config.ordinal)?;
         let kernels = Kernels::load(&context, config.kernels.as_deref())?;
-        gemm::prepare(&kernels)?;
+        gemm::prepare(&kernels, gemm::has_wide(&context))?;
         attention::prepare(&kernels)?;
         let (_, all) = context.memory()?;
         let bytes = config.workspace.unwrap_or(all / WORKSPACE_PART);

@@ -23,8 +23,9 @@ pub struct CudaRows {
     pub(super) singles: usize,
     /// Splits of keys that the longest of them has.
     pub(super) splits: usize,
-    /// Runs of rows that attend together.
+    /// Runs of rows that attend together, and the rows of the largest.
     pub(super) tiles: usize,
+    pub(super) largest_tile: usize,
     pub(super) images: bool,
     /// What tells a recording of this pass from others.
     pub(super) recording: Option<u64>,
@@ -181,6 +182,7 @@ impl CudaDevice {
             singles: layout.singles.len(),
             splits,
             tiles: layout.tiles.len(),
+            largest_tile: layout.tiles.iter().map(|[_, count, ..]| *count as usize).max().unwrap_or(0),
             images,
             recording,
         })
