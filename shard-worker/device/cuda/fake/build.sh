@@ -7,13 +7,13 @@ out="${1:-$here/../../../../target/fake-gpu}"
 mkdir -p "$out/objects"
 out="$(cd "$out" && pwd)"
 
-# No contraction: a kernel's rounding is what it writes.
-flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Werror -pthread)
+# The machine and the rounding that the kernels' own tests use: no contraction.
+flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -march=x86-64-v3 -ffp-contract=off -Wall -Wextra -Werror -Wno-unused-function -Wno-unknown-pragmas -pthread)
 
 # An object is built anew if its source or any header is newer.
 compile() {
     local source="$1" object="$2"
-    if [ "$object" -nt "$source" ] && [ -z "$(find "$here/.." \( -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.def' \) -newer "$object")" ]; then
+    if [ "$object" -nt "$source" ] && [ -z "$(find "$here"/{cuda,cublaslt,nccl,*.h} "$here"/../{shim,kernels} \( -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.def' \) -newer "$object")" ]; then
         return
     fi
     g++ "${flags[@]}" -c "$source" -o "$object"
@@ -38,3 +38,5 @@ library() {
 }
 
 library cuda libcuda.so.1 libcuda.so
+library cublaslt libcublasLt.so.13 libcublasLt.so -L"$out" -lcuda
+library nccl libnccl.so.2 libnccl.so -L"$out" -lcuda

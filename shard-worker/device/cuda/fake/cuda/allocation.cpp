@@ -1,6 +1,6 @@
 // Allocation: device memory at once or in the order of a stream, pinned host memory, and what is known of a pointer.
 #include "capture.h"
-#include "handles.h"
+#include "../handles.h"
 #include "memory.h"
 #include "streams.h"
 

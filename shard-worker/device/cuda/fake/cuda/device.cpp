@@ -4,7 +4,7 @@
 
 #include "capture.h"
 #include "context.h"
-#include "handles.h"
+#include "../handles.h"
 #include "limits.h"
 #include "memory.h"
 

@@ -1,7 +1,7 @@
 #include <chrono>
 
 #include "event.h"
-#include "handles.h"
+#include "../handles.h"
 #include "streams.h"
 
 using namespace fake;

@@ -1,7 +1,7 @@
 // What a function is and may be raised to, and how many of its blocks fit.
 #include <algorithm>
 
-#include "handles.h"
+#include "../handles.h"
 #include "module.h"
 
 using namespace fake;

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "capture.h"
-#include "handles.h"
+#include "../handles.h"
 #include "streams.h"
 
 using namespace fake;

@@ -4,16 +4,10 @@
 #include <unordered_map>
 #include <utility>
 
-#if __has_include("../../shim/cpu_cuda.h")
 #include "../../shim/cpu_cuda.h"
-#else
-#include "shim_meanwhile.h"
-#endif
 
 namespace {
-#if __has_include("../../kernels/all.cu")
 #include "../../kernels/all.cu"
-#endif
 #include "test_kernels.cuh"
 }  // namespace
 

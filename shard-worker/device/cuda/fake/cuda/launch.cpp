@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "capture.h"
-#include "handles.h"
+#include "../handles.h"
 #include "memory.h"
 #include "module.h"
 #include "streams.h"

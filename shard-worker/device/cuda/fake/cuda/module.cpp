@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "capture.h"
-#include "handles.h"
+#include "../handles.h"
 
 using namespace fake;
 

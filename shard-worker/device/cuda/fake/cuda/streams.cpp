@@ -1,7 +1,7 @@
 #include "streams.h"
 
 #include "capture.h"
-#include "handles.h"
+#include "../handles.h"
 
 using namespace fake;
 
