@@ -12,10 +12,6 @@ constexpr int GEMM_WARPS = GEMM_THREADS / WARP_LANES;
 constexpr int GEMM_SEGMENTS = 8;
 /// Segments begin at multiples of this many numbers of k.
 constexpr int GEMM_CHUNK = 64;
-/// Numbers of k in an mma.
-constexpr int MMA_K = 16;
-/// Numbers of bf16 in 16 bytes.
-constexpr int PIECE = 8;
 
 /// What is multiplied: x[m, k] and w[n, k].
 struct Product {
@@ -27,7 +23,3 @@ struct Product {
 __device__ __forceinline__ int segment_begin(int segment, int k) {
     return segment == GEMM_SEGMENTS ? ceil_div(k, GEMM_CHUNK) : (segment * k + GEMM_SEGMENTS * GEMM_CHUNK / 2) / (GEMM_SEGMENTS * GEMM_CHUNK);
 }
-
-/// Number `i` of 4 of a lane's sum[16 features, 8 rows]: its feature and row within the 16 by 8.
-__device__ __forceinline__ int sum_feature(int lane, int i) { return lane / 4 + i / 2 * 8; }
-__device__ __forceinline__ int sum_row(int lane, int i) { return lane % 4 * 2 + i % 2; }

@@ -124,8 +124,8 @@ __device__ __forceinline__ void join_segments(const Product& of, Out* out, float
                     make_float4(sums[s + i][0], sums[s + i][1], sums[s + i][2], sums[s + i][3]);
         __syncthreads();
         int mine = s + int(threadIdx.x) / SUM_NUMBERS, number = int(threadIdx.x) % SUM_NUMBERS;
-        int feature = first + mine / ROW_TILES * 16 + sum_feature(number / 4, number % 4);
-        int row = mine % ROW_TILES * 8 + sum_row(number / 4, number % 4);
+        int feature = first + mine / ROW_TILES * 16 + sum_row(number / 4, number % 4);
+        int row = mine % ROW_TILES * 8 + sum_column(number / 4, number % 4);
         if (mine < SUMS && feature < of.n && row < of.m) {
             float total = 0;
 #pragma unroll

@@ -34,13 +34,6 @@ using WideTile = TileShape<256, 32, 4, true>;
 constexpr int GEMM_TILE_SHARED = Tile::SHARED, GEMM_WIDE_SHARED = WideTile::SHARED;
 static_assert(GEMM_TILE_SHARED == 98304 && GEMM_WIDE_SHARED == 229376, "the comment above");
 
-/// Where a 16-byte piece of a row lies: the same piece of 8 rows, as ldmatrix reads it, in 8 different groups of banks.
-template <class Shape>
-__device__ __forceinline__ int piece_at(int row, int piece) {
-    static_assert(Shape::PIECES == 8 || Shape::PIECES == 4, "a row is 128 or 64 bytes long");
-    return row * Shape::PIECES + (Shape::PIECES == 8 ? piece ^ row % 8 : piece ^ row / 2 % 4);
-}
-
 /// First feature and first row of a block's tile.
 struct TilePlace {
     int feature, row;
@@ -76,7 +69,7 @@ struct StageCopy {
             int at = row + (weights ? place.feature + pass * PASS : place.row + (pass - WEIGHT_PASSES) * PASS);
             there |= u32(at < (weights ? of.n : of.m)) << pass;
         }
-        to = stages + piece_at<Shape>(row, piece);
+        to = stages + piece_at<Shape::PIECES>(row, piece);
     }
 
     /// Begins the copy of the next STAGE_K numbers of k; beyond the end of k and of the rows come zeros.
@@ -102,12 +95,12 @@ __device__ __forceinline__ void multiply_stage(const uint4* stage, float (&sums)
 #pragma unroll
     for (int pieces = 0; pieces < Shape::PIECES; pieces += 4) {
         u32 x[Shape::ROW_TILES][4];
-        const uint4* from = stage + piece_at<Shape>(row, pieces + lane_id() / 8);
+        const uint4* from = stage + piece_at<Shape::PIECES>(row, pieces + lane_id() / 8);
 #pragma unroll
         for (int r = 0; r < Shape::ROW_TILES; r++) ldmatrix_x4(x[r], from + r * 8 * Shape::PIECES);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            from = stage + piece_at<Shape>(feature, pieces + half * 2 + lane_id() / 16);
+            from = stage + piece_at<Shape::PIECES>(feature, pieces + half * 2 + lane_id() / 16);
 #pragma unroll
             for (int f = 0; f < Shape::FEATURE_TILES; f++) {
                 u32 w[4];
@@ -171,7 +164,7 @@ __device__ __forceinline__ void write_tile(const Product& of, const TilePlace& p
             totals.add_to(sums[f][r], f, r);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int to_feature = feature + f * 16 + sum_feature(lane_id(), i), to_row = row + r * 8 + sum_row(lane_id(), i);
+                int to_feature = feature + f * 16 + sum_row(lane_id(), i), to_row = row + r * 8 + sum_column(lane_id(), i);
                 if (to_feature < of.n && to_row < of.m) out[size_t(to_row) * of.n + to_feature] = from_float<Out>(sums[f][r][i]);
             }
         }

@@ -62,14 +62,19 @@ impl ByWidth {
         })
     }
 
-    /// Keys and values of a split, and what its warps exchange, in bytes.
+    /// Keys, values and queries of a split, and what its warps exchange, in bytes.
     fn split_shared(&self) -> usize {
-        512 * self.width + 5376
+        544 * self.width + 5376
     }
 
-    /// Two splits of keys and one of values, in bytes.
+    /// Keys and values of a split and the block's queries, in bytes.
     fn chunk_shared(&self) -> usize {
         768 * self.width
+    }
+
+    /// The same for an image's blocks, which have fewer queries.
+    fn image_shared(&self) -> usize {
+        640 * self.width
     }
 }
 
@@ -84,7 +89,7 @@ pub(super) fn prepare(kernels: &Kernels) -> Result<(), DeviceError> {
     for width in &WIDTHS {
         kernels.allow_shared(width.split, width.split_shared())?;
         kernels.allow_shared(width.chunk, width.chunk_shared())?;
-        kernels.allow_shared(width.image, width.chunk_shared())?;
+        kernels.allow_shared(width.image, width.image_shared())?;
     }
     Ok(())
 }
@@ -158,7 +163,7 @@ impl CudaDevice {
         out: &mut CudaTensor,
     ) -> Result<(), DeviceError> {
         let kernels = ByWidth::of(heads)?;
-        let geometry = Geometry { grid: [heads.heads, rows.tiles, 1], block: 128, shared: kernels.chunk_shared() };
+        let geometry = Geometry { grid: [heads.heads, rows.tiles, 1], block: 128, shared: kernels.image_shared() };
         let args = [
             qkv.address().into(),
             rows.tiles_address().into(),
@@ -167,5 +172,18 @@ impl CudaDevice {
             scale(heads).into(),
         ];
         self.kernels.launch(kernels.image, geometry, &args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The kernels' headers are where these sizes are decided.
+    #[test]
+    fn blocks_have_the_shared_memory_that_the_kernels_ask_for() {
+        let split = include_str!("../../cuda/kernels/attention_split.cuh");
+        let chunk = include_str!("../../cuda/kernels/attention_chunk.cuh");
+        assert!(split.contains("shared  544 HD + 5376 bytes, dynamic (attend_split_shared)"));
+        assert!(chunk.contains("shared  768 HD bytes, dynamic (attend_chunk_shared)"));
+        assert!(chunk.contains("shared  640 HD bytes, dynamic (attend_image_shared)"));
     }
 }

@@ -30,9 +30,13 @@ sources! {
     "select",
     "sample",
     "logprobs",
+    "pieces",
     "gemm",
     "gemm_small",
     "gemm_tile",
+    "attention",
+    "attention_split",
+    "attention_chunk",
 }
 
 /// PTX for a device of this compute capability, ending with a zero.
