@@ -61,7 +61,7 @@ pub enum ModelSource {
     },
 }
 
-/// What joins the ranks.
+/// What joins the ranks of CPUs; GPUs are always joined by NCCL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
     /// Shared memory where all ranks are on one host, TCP otherwise.

@@ -4,15 +4,21 @@
 
 mod fake;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
+};
 
 use fake::{
     replica::{BOUND, Heard, Replica, config, prompt, request},
     tokens::expected,
-    worker::{BLOCKS, Fault},
+    worker::{BLOCKS, Control, Fault},
 };
 use tessera_coordinator::{GroupState, RunError};
-use tessera_proto::{internal as wire, retry_delay, violations};
+use tessera_proto::{
+    internal::{self as wire, collective::Transport},
+    retry_delay, violations,
+};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
@@ -258,6 +264,50 @@ async fn a_claim_older_than_what_a_worker_obeys_drives_nothing() {
     replica.until(|state| state.ready).await;
     let heard = Heard::all(replica.generate(request("one", 4, 9)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(4), 5, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_on_gpus_meet_by_nccl_under_an_id_of_their_epoch() {
+    let mut replica = Replica::start_on("cuda", config(2), 2, |_| {}).await;
+    let epoch = replica.until(|state| state.ready).await.epoch;
+    for worker in 0..2 {
+        let met = replica.control(worker).collective.clone().unwrap();
+        assert_eq!((met.transport(), met.addresses.len()), (Transport::Nccl, 0));
+        assert_eq!(met.nccl_id, epoch.0.to_le_bytes().to_vec(), "made anew for this epoch");
+        assert!(met.deadline_ms > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_is_alone_and_ranks_on_cpus_need_no_nccl() {
+    let unable = |control: &mut Control| control.refuse_id = Some(Status::failed_precondition("no NCCL here"));
+    for (device, tp) in [("cuda", 1), ("cpu", 2), ("sim:h100", 2)] {
+        let mut replica = Replica::start_on(device, config(tp), usize::from(tp), unable).await;
+        replica.until(|state| state.ready).await;
+        let met = replica.control(0).collective.clone().unwrap();
+        assert_eq!((met.transport(), met.nccl_id.len()), (Transport::Shm, 0), "{device}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_make_an_id_is_not_rank_0_while_others_can() {
+    let first = AtomicBool::new(true);
+    let mut replica = Replica::start_on("cuda", config(2), 3, |control| {
+        control.refuse_id = first.swap(false, SeqCst).then(|| Status::failed_precondition("no NCCL here"));
+    })
+    .await;
+    replica.until(|state| state.ready).await;
+    assert_eq!([0, 1, 2].map(|n| replica.control(n).loads.len()), [0, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_nobody_can_make_an_id_for_is_tried_again_and_the_reason_is_told() {
+    let unable = |control: &mut Control| control.refuse_id = Some(Status::failed_precondition("no NCCL here"));
+    let mut replica = Replica::start_on("cuda", config(2), 2, unable).await;
+    let told = |group: &GroupState| matches!(group, GroupState::Lost { problem } if problem.contains("no NCCL here"));
+    timeout(BOUND, replica.group.wait_for(told)).await.expect("in time").unwrap();
+    (0..2).for_each(|n| replica.control(n).refuse_id = None);
+    replica.until(|state| state.ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

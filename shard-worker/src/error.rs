@@ -38,7 +38,8 @@ impl From<LoadError> for Status {
                 _ => Self::data_loss(message),
             },
             LoadError::Model(ModelError::Device(_)) => Self::resource_exhausted(message),
-            LoadError::Stale { .. } => Self::failed_precondition(message),
+            // Another worker may have what this one lacks.
+            LoadError::Stale { .. } | LoadError::Collective(CollectiveError::Missing(_)) => Self::failed_precondition(message),
             LoadError::GivenUp(_)
             | LoadError::Collective(CollectiveError::Aborted)
             | LoadError::Model(ModelError::Collective(CollectiveError::Aborted)) => Self::aborted(message),

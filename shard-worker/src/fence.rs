@@ -43,6 +43,15 @@ impl Fence {
         Ok(abort)
     }
 
+    /// Whether a group of `epoch` could be entered.
+    ///
+    /// # Errors
+    /// The newest epoch, when `epoch` is not above it.
+    pub(crate) fn admits(&self, epoch: Epoch) -> Result<(), Epoch> {
+        let newest = self.0.lock().newest;
+        if epoch > newest { Ok(()) } else { Err(newest) }
+    }
+
     /// Leaves the group of `epoch`, if that is the one the worker is in: a step in progress ends with an error.
     pub(crate) fn leave(&self, epoch: Epoch) {
         let mut inner = self.0.lock();
@@ -91,6 +100,7 @@ mod tests {
         assert_eq!(fence.enter(Epoch(4), Rank(0)).err(), Some(Epoch(5)));
         assert!(fence.enter(Epoch(6), Rank(1)).is_ok());
         assert_eq!(fence.now(), (Epoch(6), Some(Rank(1))));
+        assert_eq!([5, 6, 7].map(|epoch| fence.admits(Epoch(epoch))), [Err(Epoch(6)), Err(Epoch(6)), Ok(())]);
         assert!(fence.obeys(Epoch(6)) && !fence.obeys(Epoch(5)));
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, thread, time::Instant};
 
 use metrics::Gauge;
-use tessera_collective::AbortHandle;
+use tessera_collective::{AbortHandle, CollectiveError};
 use tessera_device::DeviceError;
 use tessera_model::ModelError;
 use tessera_proto::internal::{self as wire, load_event::Event, step_failure::Kind};
@@ -174,6 +174,7 @@ impl Owner {
 fn kind(error: &ModelError) -> Kind {
     match error {
         ModelError::Plan(_) => Kind::Plan,
+        ModelError::Collective(CollectiveError::Device(_)) => Kind::Device,
         ModelError::Collective(_) => Kind::Collective,
         _ => Kind::Device,
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tessera_collective::{GroupConfig, Transport};
+use tessera_collective::{GroupConfig, NCCL_ID_BYTES, NcclId, Transport};
 use tessera_device::{CacheShape, Dtype};
 use tessera_model::{CheckpointError, WeightSource, shape};
 use tessera_proto::{
@@ -122,6 +122,11 @@ fn transport(collective: &wire::Collective) -> Result<Transport, Status> {
                 address.parse().map_err(|_| bad_request(&field, &format!("`{address}` is not IP:PORT")))
             };
             Ok(Transport::Tcp { addresses: collective.addresses.iter().enumerate().map(parse).collect::<Result<_, _>>()? })
+        }
+        WireTransport::Nccl => {
+            let id = NcclId::try_from(&*collective.nccl_id);
+            let problem = || format!("must have {NCCL_ID_BYTES} bytes, has {}", collective.nccl_id.len());
+            Ok(Transport::Nccl { id: id.map_err(|_| bad_request("collective.nccl_id", &problem()))? })
         }
         WireTransport::Unspecified => Err(bad_request("collective.transport", "missing")),
     }

@@ -10,10 +10,12 @@ use tessera_proto::{
     EPOCH_METADATA,
     internal::{self as wire, shard_worker_server},
 };
+use tessera_registry::device_kind;
 use tessera_service::trace_context;
 use tessera_types::Epoch;
 use tokio::{
     sync::{mpsc, watch},
+    task::spawn_blocking,
     time::timeout,
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -34,6 +36,8 @@ use crate::{
 const ANSWERS: usize = 16;
 /// How long the device thread may take to end what it does for a group that is gone.
 const ROOM: Duration = Duration::from_secs(30);
+/// How long making an id may take.
+const ID: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub(crate) struct Service {
@@ -99,6 +103,23 @@ impl shard_worker_server::ShardWorker for Service {
             progress: self.work.progress().load(Ordering::Relaxed),
             draining: self.draining.is_cancelled(),
         }))
+    }
+
+    async fn new_collective_id(
+        &self,
+        request: Request<wire::NewCollectiveIdRequest>,
+    ) -> Result<Response<wire::NewCollectiveIdResponse>, Status> {
+        let epoch = Epoch(request.into_inner().epoch);
+        self.fence.admits(epoch).map_err(|newest| LoadError::Stale { epoch, newest })?;
+        if device_kind(&self.device) != "cuda" {
+            let problem = format!("this worker computes on `{}`: only ranks on `cuda` meet by NCCL", self.device);
+            return Err(Status::failed_precondition(problem));
+        }
+        // The library is loaded when it is first asked, from a disk that may be slow.
+        let made = timeout(ID, spawn_blocking(tessera_collective::nccl_id)).await;
+        let made = made.map_err(|_| Status::unavailable(format!("NCCL made no id within {ID:?}")))?;
+        let id = made.map_err(|error| Status::internal(error.to_string()))?.map_err(LoadError::from)?;
+        Ok(Response::new(wire::NewCollectiveIdResponse { id: id.to_vec().into() }))
     }
 
     async fn drain(&self, _: Request<wire::DrainWorkerRequest>) -> Result<Response<wire::DrainWorkerResponse>, Status> {

@@ -251,7 +251,7 @@ impl Former {
         let ids: Vec<_> = workers.iter().map(|worker| worker.id.clone()).collect();
         info!(%epoch, workers = ids.join(", "), "claimed");
         let members = self.meet(epoch, workers).await?;
-        let collective = collective(&self.config, &members).await?;
+        let collective = collective(&self.config, &members, epoch).await.inspect_err(|error| self.doubt_failed(error))?;
         let requests = members.iter().map(|member| request(&self.config, member, epoch, members.len(), &collective));
         let requests = requests.collect::<Result<_, _>>()?;
         match load(&members, requests, timeouts.load_stall, &self.state).await {

@@ -1,15 +1,20 @@
-//! What a rank is asked to load, and where it meets the others.
+//! What a rank is asked to load, and how it meets the others.
 
 use std::{net::SocketAddr, time::Duration};
 
-use tessera_proto::internal::{self as wire, collective::Transport as WireTransport, model_source};
+use tessera_proto::internal::{
+    self as wire, collective::Transport as WireTransport, model_source, shard_worker_client::ShardWorkerClient,
+};
 use tessera_registry::WorkerRecord;
 use tessera_types::Epoch;
 use tokio::time::timeout;
-use tonic::transport::Uri;
+use tonic::{Status, transport::Uri};
 
-use super::{FormError, Member};
+use super::{FormError, Member, RankError};
 use crate::config::{Config, ModelSource, Transport};
+
+/// How long a worker may take to make an id: it may have to load the library first.
+const ID: Duration = Duration::from_secs(12);
 
 /// What a rank is to hold.
 pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::LoadRequest, FormError> {
@@ -46,8 +51,17 @@ pub(super) fn request(
     })
 }
 
-/// What joins the members.
-pub(super) async fn collective(config: &Config, members: &[Member]) -> Result<wire::Collective, FormError> {
+/// What joins the members. Ranks on GPUs meet by NCCL whatever the configuration says, since nothing else joins their
+/// memory.
+pub(super) async fn collective(config: &Config, members: &[Member], epoch: Epoch) -> Result<wire::Collective, FormError> {
+    let group = config.replica.clone();
+    let deadline_ms = config.timeouts.collective.as_millis() as u64;
+    if let [first, _, ..] = members
+        && members.iter().all(|member| member.worker.device_kind() == "cuda")
+    {
+        let nccl_id = new_id(first, epoch).await?;
+        return Ok(wire::Collective { transport: WireTransport::Nccl.into(), group, deadline_ms, nccl_id, ..Default::default() });
+    }
     let one_host = members.iter().all(|member| member.worker.host == members[0].worker.host);
     let tcp = match config.transport {
         Transport::Auto => !one_host,
@@ -60,10 +74,20 @@ pub(super) async fn collective(config: &Config, members: &[Member]) -> Result<wi
     }
     Ok(wire::Collective {
         transport: if tcp { WireTransport::Tcp } else { WireTransport::Shm }.into(),
-        group: config.replica.clone(),
+        group,
         addresses,
-        deadline_ms: config.timeouts.collective.as_millis() as u64,
+        deadline_ms,
+        ..Default::default()
     })
+}
+
+/// Under which name ranks meet by NCCL, made by rank 0.
+async fn new_id(first: &Member, epoch: Epoch) -> Result<bytes::Bytes, FormError> {
+    let mut client = ShardWorkerClient::new(first.channel.clone());
+    let made = timeout(ID, client.new_collective_id(wire::NewCollectiveIdRequest { epoch: epoch.0 })).await;
+    let made = made.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no id for NCCL within {ID:?}"))));
+    let failed = |status: Status| FormError::Load { ranks: vec![RankError::new(first, &status)] };
+    Ok(made.map_err(failed)?.into_inner().id)
 }
 
 /// Where a rank meets the others by TCP.

@@ -45,10 +45,15 @@ pub(crate) fn config(tp: u16) -> Config {
 impl Replica {
     /// A coordinator with so many workers registered.
     pub(crate) async fn start(config: Config, workers: usize, prepare: impl Fn(&mut Control)) -> Self {
+        Self::start_on("cpu", config, workers, prepare).await
+    }
+
+    /// The same, with workers on another device.
+    pub(crate) async fn start_on(device: &str, config: Config, workers: usize, prepare: impl Fn(&mut Control)) -> Self {
         let registry = Registry::new(MemoryStore::new());
         let (mut fakes, mut servers, mut leases) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..workers {
-            let (fake, server, lease) = start_worker(&registry, n).await;
+            let (fake, server, lease) = start_worker(&registry, n, device).await;
             prepare(&mut fake.control.lock());
             fakes.push(fake);
             servers.push(server);
@@ -88,7 +93,7 @@ impl Replica {
     }
 }
 
-async fn start_worker(registry: &Registry, n: usize) -> (FakeWorker, JoinHandle<()>, Kept) {
+async fn start_worker(registry: &Registry, n: usize, device: &str) -> (FakeWorker, JoinHandle<()>, Kept) {
     let fake = FakeWorker::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -99,7 +104,7 @@ async fn start_worker(registry: &Registry, n: usize) -> (FakeWorker, JoinHandle<
     let record = WorkerRecord {
         id: format!("worker-{n}"),
         address: format!("http://{address}"),
-        device: "cpu".into(),
+        device: device.into(),
         memory_bytes: 1 << 30,
         host: "here".into(),
         fingerprint: None,

@@ -31,6 +31,10 @@ pub(crate) enum Fault {
 pub(crate) struct Control {
     /// Goes wrong in the step with this number.
     pub(crate) fault: Option<(u64, Fault)>,
+    /// Has no NCCL.
+    pub(crate) refuse_id: Option<Status>,
+    /// How the last group met.
+    pub(crate) collective: Option<wire::Collective>,
     /// Refuses to load.
     pub(crate) refuse_load: Option<Status>,
     /// Time a step takes.
@@ -73,6 +77,7 @@ impl ShardWorker for FakeWorker {
         }
         self.enter(request.epoch)?;
         *self.rank.lock() = (request.epoch, request.rank);
+        self.control.lock().collective = request.collective;
         let loaded = wire::Loaded {
             // Ranks differ in room; the group has what the least has.
             kv_blocks: BLOCKS + 7 * request.rank,
@@ -105,6 +110,19 @@ impl ShardWorker for FakeWorker {
         let (epoch, progress) = (control.seen, control.steps);
         let rank = (rank.0 == epoch).then_some(rank.1);
         Ok(Response::new(wire::GetStatusResponse { epoch, rank, progress, ..Default::default() }))
+    }
+
+    async fn new_collective_id(
+        &self,
+        request: Request<wire::NewCollectiveIdRequest>,
+    ) -> Result<Response<wire::NewCollectiveIdResponse>, Status> {
+        let control = self.control.lock();
+        let epoch = request.into_inner().epoch;
+        match &control.refuse_id {
+            Some(status) => Err(status.clone()),
+            None if epoch <= control.seen => Err(Status::failed_precondition("an old epoch")),
+            None => Ok(Response::new(wire::NewCollectiveIdResponse { id: epoch.to_le_bytes().to_vec().into() })),
+        }
     }
 
     async fn drain(&self, _: Request<wire::DrainWorkerRequest>) -> Result<Response<wire::DrainWorkerResponse>, Status> {

@@ -137,7 +137,7 @@ pub(crate) struct ReplicaArgs {
     /// Run on fewer workers (a half, a quarter) where there are not enough, and grow again when they come.
     #[arg(long, env = "TESSERA_ELASTIC")]
     pub(crate) elastic: bool,
-    /// What joins the ranks: shared memory where all are on one host and TCP otherwise, or always one of them.
+    /// What joins ranks on CPUs: shared memory where all are on one host and TCP otherwise, or always one of them.
     #[arg(long, value_enum, default_value = "auto", env = "TESSERA_TRANSPORT")]
     pub(crate) transport: TransportArg,
     /// What weights and cache are kept in.

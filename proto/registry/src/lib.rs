@@ -32,6 +32,6 @@ pub use follow::Followed;
 pub use keep::{Kept, LeaseState};
 pub use membership::{Membership, MembershipChange, MembershipWatch};
 pub use memory::MemoryStore;
-pub use records::{ClaimRecord, ReplicaRecord, WorkerRecord, WorkerState};
+pub use records::{ClaimRecord, ReplicaRecord, WorkerRecord, WorkerState, device_kind};
 pub use registry::Registry;
 pub use store::{Change, Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write};

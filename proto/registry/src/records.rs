@@ -9,7 +9,7 @@ pub struct WorkerRecord {
     pub id: String,
     /// Where coordinators call it, as a URI.
     pub address: String,
-    /// What it computes on: `cpu`, `cuda`.
+    /// What it computes on: `cpu`, `cuda`, `sim:h100`. What stands before a colon is the kind.
     pub device: String,
     /// Memory for weights and cache, in bytes.
     pub memory_bytes: u64,
@@ -23,6 +23,18 @@ pub struct WorkerRecord {
     /// Another one after each start, so that a worker that came back is told from the one that failed.
     #[serde(default)]
     pub instance: u64,
+}
+
+impl WorkerRecord {
+    /// The kind of device: `cpu`, `cuda`, `sim`.
+    pub fn device_kind(&self) -> &str {
+        device_kind(&self.device)
+    }
+}
+
+/// The kind of a device by its name: `sim` of `sim:h100`.
+pub fn device_kind(device: &str) -> &str {
+    device.split_once(':').map_or(device, |(kind, _)| kind)
 }
 
 /// Whether a worker may be claimed.

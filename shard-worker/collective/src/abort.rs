@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::CollectiveError;
+use crate::{CollectiveError, LastResort};
 
 /// Ends the joining of a group, a call in progress and all later ones. A handle serves one group; clones are the same
 /// handle. [`AbortHandle::abort`] may be called again, and never blocks.
@@ -20,12 +20,18 @@ struct Shared {
     aborted: AtomicBool,
     /// Tells the others.
     tell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    last_resort: LastResort,
 }
 
 impl AbortHandle {
     /// A handle to join a group with.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A handle whose abort, should it hang, ends otherwise than by the end of the process.
+    pub fn with_last_resort(last_resort: LastResort) -> Self {
+        Self(Arc::new(Shared { last_resort, ..Default::default() }))
     }
 
     /// Makes the collective of this rank fail with `Aborted`, and those of the others with `PeerLost`.
@@ -43,6 +49,10 @@ impl AbortHandle {
 
     pub(crate) fn check(&self) -> Result<(), CollectiveError> {
         if self.is_aborted() { Err(CollectiveError::Aborted) } else { Ok(()) }
+    }
+
+    pub(crate) fn last_resort(&self) -> LastResort {
+        self.0.last_resort.clone()
     }
 
     /// What else an abort does, from now on.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tessera_types::{Epoch, Rank};
 
-use crate::{AbortHandle, Collective, CollectiveError, Solo, shm::Shm, tcp::Tcp};
+use crate::{AbortHandle, Collective, CollectiveError, NcclId, Solo, nccl::Nccl, shm::Shm, tcp::Tcp};
 
 /// How the ranks of a group reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,11 @@ pub enum Transport {
     Tcp {
         /// Where each rank listens while the group forms.
         addresses: Vec<SocketAddr>,
+    },
+    /// NCCL, between GPUs. A rank joins with the device whose CUDA context is current on its thread.
+    Nccl {
+        /// What one of the ranks made for this group by [`nccl_id`](crate::nccl_id).
+        id: NcclId,
     },
 }
 
@@ -44,7 +49,8 @@ impl GroupConfig {
 ///
 /// # Errors
 /// `Mismatch` for a rank or size that cannot be, a place already taken, or too few addresses; `Deadline` when a rank
-/// does not come; `PeerLost` when one leaves again; `Io` when the system refuses.
+/// does not come; `PeerLost` when one leaves again; `Io` when the system refuses. Of NCCL: `Missing`, `Overdue`,
+/// `SomeoneLost` and `Library`.
 pub fn join(config: &GroupConfig) -> Result<Box<dyn Collective>, CollectiveError> {
     join_with(config, AbortHandle::new())
 }
@@ -61,5 +67,6 @@ pub fn join_with(config: &GroupConfig, abort: AbortHandle) -> Result<Box<dyn Col
     match &config.transport {
         Transport::Shm => Ok(Box::new(Shm::join(config, abort)?)),
         Transport::Tcp { addresses } => Ok(Box::new(Tcp::join(config, addresses, abort)?)),
+        Transport::Nccl { id } => Ok(Box::new(Nccl::join(config, id, abort)?)),
     }
 }

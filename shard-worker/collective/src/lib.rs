@@ -1,14 +1,16 @@
 //! What joins the ranks of a group.
 //!
-//! `shm` joins ranks of one host, threads or processes; `tcp` joins hosts. Every rank makes the same calls in the
-//! same order. Sums are taken as a binary tree in rank order, so every rank of every degree adds alike
-//! (ARCHITECTURE.md, "The same tokens").
+//! `shm` joins ranks of one host, threads or processes; `tcp` joins hosts; `nccl` joins GPUs. Every rank makes the same
+//! calls in the same order. On hosts sums are taken as a binary tree in rank order, so every rank of every degree adds
+//! alike (ARCHITECTURE.md, "The same tokens").
 
 mod abort;
 mod call;
 mod deadline;
 mod group;
 mod host;
+mod last_resort;
+mod nccl;
 mod pieces;
 mod shm;
 mod solo;
@@ -19,6 +21,8 @@ mod watch;
 pub use abort::AbortHandle;
 pub use group::{GroupConfig, Transport, join, join_with};
 pub use host::host;
+pub use last_resort::LastResort;
+pub use nccl::{NCCL_ID_BYTES, NcclId, nccl_id};
 pub use solo::Solo;
 
 use tessera_types::{DeviceSlice, Rank};
@@ -46,8 +50,10 @@ pub enum CollectiveError {
         deadline_ms: u64,
     },
     /// Work on a device was not done within the deadline; which rank is behind, the transport does not say.
-    #[error("the work on the device was not done within {deadline_ms} ms")]
+    #[error("{operation} was not done within {deadline_ms} ms")]
     Overdue {
+        /// The operation, or the work on the device.
+        operation: &'static str,
         /// The bound that ran out.
         deadline_ms: u64,
     },
@@ -117,8 +123,8 @@ pub trait Collective: Send {
         false
     }
 
-    /// Enqueues that `values` on every rank are replaced by the sum over ranks. Every rank gets the same bits; the order
-    /// of adding is the transport's.
+    /// Enqueues that `values` on every rank are replaced by the sum over ranks. Every rank gets the same bits. The order
+    /// of adding is the transport's: NCCL's depends, with more than two ranks, on where a number lies in `values`.
     fn all_reduce_device(&mut self, values: DeviceSlice) -> Result<(), CollectiveError> {
         let _ = values;
         Err(CollectiveError::Memory { operation: "all-reduce on a device", joins: "host" })

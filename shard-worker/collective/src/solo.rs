@@ -76,6 +76,9 @@ impl Collective for Solo {
     }
 
     fn watch(&mut self, done: &mut dyn FnMut() -> Result<bool, String>) -> Result<(), CollectiveError> {
-        watch(self.deadline, done, || self.abort.check())
+        watch(self.deadline, "the work on the device", || {
+            let is_done = done().map_err(CollectiveError::Device)?;
+            self.abort.check().map(|()| is_done)
+        })
     }
 }

@@ -11,64 +11,50 @@ use crate::CollectiveError;
 const SPIN: Duration = Duration::from_micros(200);
 const NAP: Duration = Duration::from_micros(20);
 
-/// Waits until `done` says true, for at most `limit`, and as long as `check` finds nothing wrong.
+/// Waits until `done` says true, for at most `limit`.
 pub(crate) fn watch(
     limit: Duration,
-    done: &mut dyn FnMut() -> Result<bool, String>,
-    mut check: impl FnMut() -> Result<(), CollectiveError>,
+    operation: &'static str,
+    mut done: impl FnMut() -> Result<bool, CollectiveError>,
 ) -> Result<(), CollectiveError> {
     let start = Instant::now();
-    loop {
-        let is_done = done().map_err(CollectiveError::Device)?;
-        // Work that was aborted looks done, so what is wrong is asked after.
-        check()?;
-        let elapsed = start.elapsed();
-        match (is_done, elapsed < limit, elapsed < SPIN) {
-            (true, _, _) => return Ok(()),
-            (false, false, _) => return Err(CollectiveError::Overdue { deadline_ms: limit.as_millis() as u64 }),
-            (false, true, true) => hint::spin_loop(),
-            (false, true, false) => thread::sleep(NAP),
+    while !done()? {
+        match start.elapsed() {
+            elapsed if elapsed >= limit => {
+                return Err(CollectiveError::Overdue { operation, deadline_ms: limit.as_millis() as u64 });
+            }
+            elapsed if elapsed < SPIN => hint::spin_loop(),
+            _ => thread::sleep(NAP),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AbortHandle;
 
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn what_is_done_at_last_is_waited_for() {
         let mut asked = 0;
-        let mut done = || {
+        let done = || {
             asked += 1;
             Ok(asked == 1000)
         };
-        assert_eq!(watch(LONG, &mut done, || Ok(())), Ok(()));
+        assert_eq!(watch(LONG, "work", done), Ok(()));
         assert_eq!(asked, 1000);
     }
 
     #[test]
     fn what_is_never_done_is_overdue() {
-        let limit = Duration::from_millis(30);
-        assert_eq!(watch(limit, &mut || Ok(false), || Ok(())), Err(CollectiveError::Overdue { deadline_ms: 30 }));
+        let overdue = CollectiveError::Overdue { operation: "work", deadline_ms: 30 };
+        assert_eq!(watch(Duration::from_millis(30), "work", || Ok(false)), Err(overdue));
     }
 
     #[test]
-    fn work_that_an_abort_ended_is_not_done() {
-        let abort = AbortHandle::new();
-        let mut done = || {
-            abort.abort();
-            Ok(true)
-        };
-        assert_eq!(watch(LONG, &mut done, || abort.check()), Err(CollectiveError::Aborted));
-    }
-
-    #[test]
-    fn a_device_that_fails_is_heard() {
-        let mut done = || Err("an illegal address".to_owned());
-        assert_eq!(watch(LONG, &mut done, || Ok(())), Err(CollectiveError::Device("an illegal address".into())));
+    fn what_fails_is_not_waited_for() {
+        assert_eq!(watch(LONG, "work", || Err(CollectiveError::Aborted)), Err(CollectiveError::Aborted));
     }
 }

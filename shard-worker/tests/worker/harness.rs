@@ -177,6 +177,7 @@ impl Group {
                 group: self.name.clone(),
                 addresses: self.addresses.clone(),
                 deadline_ms: LONG.as_millis() as u64,
+                ..Default::default()
             }),
         }
     }

@@ -1,6 +1,8 @@
 //! What cannot be done is refused by name, and the worker serves on.
 
-use tessera_proto::internal::{LoadRequest, ModelSource, model_source::Source, step_failure::Kind};
+use tessera_proto::internal::{
+    LoadRequest, ModelSource, NewCollectiveIdRequest, collective::Transport, model_source::Source, step_failure::Kind,
+};
 use tonic::Code;
 
 use crate::{
@@ -45,7 +47,26 @@ async fn what_cannot_be_loaded_is_named() {
     addresses.collective.as_mut().unwrap().addresses[1] = "worker-b:7072".into();
     let error = worker.load(addresses).await.unwrap_err();
     assert!(error.message().contains("collective.addresses[1]"), "{error}");
+    let mut id = Group::shm(2).request(10, 0);
+    let collective = id.collective.as_mut().unwrap();
+    collective.set_transport(Transport::Nccl);
+    collective.nccl_id = vec![0; 127].into();
+    let error = worker.load(id).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("collective.nccl_id: must have 128 bytes, has 127"), "{error}");
     worker.load(Group::shm(1).request(11, 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_worker_on_a_gpu_makes_an_id_and_only_for_an_epoch_to_come() {
+    let worker = Worker::start("a").await;
+    worker.load(Group::shm(1).request(5, 0)).await.unwrap();
+    for (epoch, name) in [(5, "epoch 5 is over"), (4, "this worker has seen epoch 5"), (6, "computes on `cpu`")] {
+        let error = worker.client.clone().new_collective_id(NewCollectiveIdRequest { epoch }).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        assert!(error.message().contains(name), "{name}: {error}");
+    }
+    assert_eq!(worker.status().await.epoch, 5, "asking changes nothing");
 }
 
 #[tokio::test]

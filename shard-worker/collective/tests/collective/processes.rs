@@ -59,6 +59,7 @@ impl Process {
         let addresses = match &config.transport {
             Transport::Shm => String::new(),
             Transport::Tcp { addresses } => addresses.iter().map(|a| format!("{a},")).collect(),
+            Transport::Nccl { .. } => panic!("see the tests of nccl"),
         };
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "processes::as_a_child", "--nocapture"]);

@@ -2,6 +2,7 @@
 #include "harness.h"
 
 namespace {
+#include "../kernels/pieces.cuh"
 #include "../kernels/gemm.cuh"
 #include "../kernels/gemm_small.cuh"
 #include "../kernels/gemm_tile.cuh"

@@ -111,6 +111,15 @@ CUresult end_capture(Stream& stream, std::vector<Operation>& operations) {
     return CUDA_SUCCESS;
 }
 
+void abandon_captures(Stream& stream) {
+    std::lock_guard guard(mutex);
+    if (auto capture = stream.capture) finish(*capture);
+}
+
+void abandon_captures(Context& context) {
+    for (auto& stream : context.streams()) abandon_captures(*stream);
+}
+
 CUstreamCaptureStatus capture_status(const Stream& stream) {
     std::lock_guard guard(mutex);
     if (!stream.capture) return CU_STREAM_CAPTURE_STATUS_NONE;

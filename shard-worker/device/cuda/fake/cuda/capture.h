@@ -36,6 +36,9 @@ struct CapturedEvent {
 CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode);
 /// Gives the captured operations.
 CUresult end_capture(Stream& stream, std::vector<Operation>& operations);
+/// Ends the captures of a stream, or a context's streams, that are no more.
+void abandon_captures(Stream& stream);
+void abandon_captures(Context& context);
 CUstreamCaptureStatus capture_status(const Stream& stream);
 CUstreamCaptureMode exchange_capture_mode(CUstreamCaptureMode mode);
 

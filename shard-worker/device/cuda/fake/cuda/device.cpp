@@ -188,6 +188,7 @@ API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
         if (--primary.retained == 0) ended = std::move(primary.context);
     }
     if (!ended) return CUDA_SUCCESS;
+    abandon_captures(*ended);
     if (!ended->error()) ended->synchronize();
     release_all(*ended);
     handles<Context>().take(ended.get());

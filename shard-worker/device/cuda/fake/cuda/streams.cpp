@@ -41,7 +41,10 @@ API CUresult cuStreamCreate(CUstream* stream, unsigned flags) { return cuStreamC
 
 API CUresult cuStreamDestroy_v2(CUstream handle) {
     auto stream = handles<Stream>().take(handle);
-    if (stream) stream->close();
+    if (stream) {
+        abandon_captures(*stream);
+        stream->close();
+    }
     return in_context([&](Context&) { return stream ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE; });
 }
 
