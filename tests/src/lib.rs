@@ -7,7 +7,7 @@ pub mod load;
 mod role;
 pub mod storm;
 
-pub use cluster::{Cluster, Up, binary};
+pub use cluster::{Cluster, Up, binary, gpus};
 pub use golden::{GoldenCase, GoldenPart, golden_cases};
 pub use role::Role;
 
