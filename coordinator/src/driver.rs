@@ -6,6 +6,7 @@ use std::{
 };
 
 use tessera_engine::{ConfigError, Engine, Event};
+use tessera_registry::Registry;
 use tessera_service::{Health, Phase, metrics as names};
 use tessera_types::{ModelSpec, SequenceId, StepOutput};
 use tokio::{
@@ -43,6 +44,7 @@ pub(crate) struct Driver {
     state: watch::Sender<ReplicaState>,
     group: watch::Sender<GroupState>,
     health: Health,
+    registry: Registry,
     siblings: Siblings,
     stop: CancellationToken,
     start: Instant,
@@ -65,6 +67,7 @@ pub(crate) struct Wires {
     pub(crate) state: watch::Sender<ReplicaState>,
     pub(crate) group: watch::Sender<GroupState>,
     pub(crate) health: Health,
+    pub(crate) registry: Registry,
     pub(crate) siblings: Siblings,
     pub(crate) stop: CancellationToken,
 }
@@ -73,8 +76,8 @@ impl Driver {
     pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
         let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
-        let metrics = Metrics::new(&config.replica);
-        let Wires { commands, state, group, health, siblings, stop } = wires;
+        let metrics = Metrics::new(&config.replica, config.tp);
+        let Wires { commands, state, group, health, registry, siblings, stop } = wires;
         Ok(Self {
             engine,
             sessions: Sessions::default(),
@@ -82,6 +85,7 @@ impl Driver {
             state,
             group,
             health,
+            registry,
             siblings,
             stop,
             start: Instant::now(),
@@ -113,7 +117,7 @@ impl Driver {
                     break Ok(());
                 }
                 Err(loss) => {
-                    self.lose(&loss);
+                    self.lose(&group, &loss);
                     last = Some((group, loss));
                 }
             }
@@ -191,7 +195,7 @@ impl Driver {
         Ok(())
     }
 
-    fn lose(&mut self, loss: &Loss) {
+    fn lose(&mut self, group: &Group, loss: &Loss) {
         if loss.is_planned() {
             info!(%loss, "the group is re-formed; what was running is replayed");
         } else {
@@ -203,13 +207,14 @@ impl Driver {
             self.fail_all(&Status::internal(format!("{BARREN} groups in a row were lost without a token: {loss}")));
             self.barren = 0;
         }
-        self.last_loss = loss.to_string();
+        let (ranks, problem) = group.lost(loss);
+        self.last_loss.clone_from(&problem);
         self.state.send_modify(|state| state.workers.clear());
         self.alone_since = Some(Instant::now());
         if self.draining_since.is_none() {
             self.health.enter(Phase::Starting);
         }
-        self.group.send_replace(GroupState::Lost { problem: loss.to_string() });
+        self.group.send_replace(GroupState::Lost { ranks, problem });
         self.keep_house();
     }
 
@@ -297,12 +302,19 @@ impl Driver {
     fn publish(&mut self) {
         let stats = self.engine.stats();
         let before = self.state.borrow().clone();
+        let (lost, problem) = match &*self.group.borrow() {
+            GroupState::Lost { ranks, problem } => (ranks.clone(), problem.clone()),
+            _ => Default::default(),
+        };
         let now = ReplicaState {
             epoch: before.epoch,
             workers: before.workers,
             formed: before.formed,
             groups: self.groups,
             last_loss: self.last_loss.clone(),
+            lost,
+            problem,
+            registry_away: self.registry.away_since().map(Into::into),
             spec: self.model.clone(),
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
@@ -314,7 +326,7 @@ impl Driver {
             draining: self.draining_since.is_some(),
         };
         self.health.work_waits(!self.engine.is_idle());
-        self.metrics.publish(&stats);
+        self.metrics.publish(&stats, &now);
         self.state.send_if_modified(|state| {
             let changed = *state != now;
             *state = now;

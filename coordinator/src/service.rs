@@ -32,6 +32,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct Service {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) state: watch::Receiver<ReplicaState>,
+    pub(crate) replica: String,
     pub(crate) model: String,
     pub(crate) dtype: String,
     pub(crate) tp: u16,
@@ -39,7 +40,8 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(config: &Config, commands: mpsc::Sender<Command>, state: watch::Receiver<ReplicaState>) -> Self {
-        Self { commands, state, model: config.model.clone(), dtype: config.dtype.clone(), tp: config.tp }
+        let (replica, model, dtype) = (config.replica.clone(), config.model.clone(), config.dtype.clone());
+        Self { commands, state, replica, model, dtype, tp: config.tp }
     }
 
     async fn ask(&self, command: Command) -> Result<(), Status> {
@@ -109,6 +111,10 @@ impl coordinator_server::Coordinator for Service {
             groups: state.groups,
             last_loss: state.last_loss,
             group_age_ms: state.formed.map_or(0, |formed| formed.elapsed().as_millis() as u64),
+            replica: self.replica.clone(),
+            lost_ranks: state.lost.iter().map(|rank| rank.0.into()).collect(),
+            problem: state.problem,
+            registry_away_ms: state.registry_away.map_or(0, |since| since.elapsed().as_millis() as u64),
         }))
     }
 

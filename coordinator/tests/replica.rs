@@ -256,7 +256,7 @@ async fn a_model_that_cannot_be_loaded_ends_the_coordinator_with_every_ranks_rea
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_older_than_what_a_worker_obeys_drives_nothing() {
     let mut replica = Replica::start(config(2), 2, |control| control.seen = 1 << 60).await;
-    let problem = |state: &GroupState| matches!(state, GroupState::Lost { problem } if problem.contains("not the newest"));
+    let problem = |state: &GroupState| matches!(state, GroupState::Lost { problem, .. } if problem.contains("not the newest"));
     timeout(BOUND, replica.group.wait_for(problem)).await.unwrap().unwrap();
     assert!(replica.control(0).loads.is_empty() && replica.control(1).loads.is_empty());
     replica.control(0).seen = 0;

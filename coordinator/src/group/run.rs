@@ -294,6 +294,18 @@ impl Group {
         suspects.map(|member| member.worker.id.clone()).collect()
     }
 
+    /// Which ranks are to blame for its loss, as far as that is known, and why it was lost.
+    pub(crate) fn lost(&self, loss: &Loss) -> (Vec<Rank>, String) {
+        let missing = self.members.iter().filter(|member| self.suspects.contains(&member.rank));
+        let named: Vec<_> = missing.map(|member| format!("rank {} (worker {})", member.rank, member.worker.id)).collect();
+        let problem = match loss {
+            loss if named.is_empty() => loss.to_string(),
+            Loss::Rank(_, problem) => format!("lost {}: {problem}", named.join(", ")),
+            loss => format!("lost {}: {loss}", named.join(", ")),
+        };
+        (self.suspects.iter().copied().collect(), problem)
+    }
+
     /// Lets the workers go. Those that failed are told, too, but not waited for: the next epoch fences them off.
     pub(crate) async fn release(self) {
         drop((self.plans, self.results, self.beats));

@@ -217,6 +217,9 @@ pub(crate) struct StatusArgs {
     /// Print again every second until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Ask these coordinators and shard workers, and not the registry, as when it is away.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) at: Vec<String>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     #[command(flatten)]

@@ -123,7 +123,7 @@ async fn status(address: Option<SocketAddr>, problem: impl Fn() -> Option<String
 fn coordinator_problem(group: &GroupState, health: &Health) -> Option<String> {
     match (health.problem(), group) {
         (None, _) | (Some("starting"), GroupState::Waiting { .. }) => None,
-        (Some(_), GroupState::Lost { problem }) => Some(problem.clone()),
+        (Some(_), GroupState::Lost { problem, .. }) => Some(problem.clone()),
         (Some(problem), _) => Some(problem.to_owned()),
     }
 }
