@@ -89,20 +89,19 @@ __device__ __forceinline__ void score(const uint4* queries, const uint4* keys, f
     for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
         for (int i = 0; i < 4; i++) scores[tile][i] = 0;
-        // A loop, since the compiler would otherwise load all fragments first and run out of registers.
+    // A loop, since the compiler would otherwise load all fragments first and run out of registers.
 #pragma unroll 1
-    for (int piece = 0; piece < PIECES; piece += 4) {
-        u32 first[4], second[4];
-        ldmatrix_x4(first, queries + piece_at<PIECES>(lane_id() % 16, piece + lane_id() / 16));
-        ldmatrix_x4(second, queries + piece_at<PIECES>(lane_id() % 16, piece + 2 + lane_id() / 16));
-        const uint4* from = keys + piece_at<PIECES>(lane_id() % 8, piece + lane_id() / 8);
+    for (int piece = 0; piece < PIECES; piece += 2) {
+        u32 q[4];
+        ldmatrix_x4(q, queries + piece_at<PIECES>(lane_id() % 16, piece + lane_id() / 16));
+        const uint4* from = keys + piece_at<PIECES>(lane_id() / 16 * 8 + lane_id() % 8, piece + lane_id() / 8 % 2);
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+        for (int tile = 0; tile < TILES; tile += 2) {
             u32 k[4];
             ldmatrix_x4(k, from + tile * 8 * PIECES);
-            const u32 low[2] = {k[0], k[1]}, high[2] = {k[2], k[3]};
-            mma_m16n8k16(scores[tile], first, low);
-            mma_m16n8k16(scores[tile], second, high);
+            const u32 first[2] = {k[0], k[1]}, second[2] = {k[2], k[3]};
+            mma_m16n8k16(scores[tile], q, first);
+            mma_m16n8k16(scores[tile + 1], q, second);
         }
     }
 }
@@ -165,23 +164,27 @@ __device__ __forceinline__ void pack_weights(const float (&weights)[TILES][4], i
     a[2] = pack(weights[first + 1][0], weights[first + 1][1]), a[3] = pack(weights[first + 1][2], weights[first + 1][3]);
 }
 
-/// sums[16 queries, TILES times 8 columns from piece `first` of the head] = weights times the split's values.
+/// sums[16 queries, TILES times 8 columns from piece `first` of the head] = weights times the split's first `keys` values;
+/// the other weights are 0. The early end also keeps the compiler from loading all fragments first.
 template <int HD, int TILES>
-__device__ __forceinline__ void weighted_sum(const u32 (&weights)[SPLIT_STEPS][4], const uint4* values, int first, float (&sums)[TILES][4]) {
+__device__ __forceinline__ void weighted_sum(const u32 (&weights)[SPLIT_STEPS][4], const uint4* values, int first, int keys, float (&sums)[TILES][4]) {
+    constexpr int PIECES = HD / PIECE;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
         for (int i = 0; i < 4; i++) sums[tile][i] = 0;
 #pragma unroll
-    for (int step = 0; step < SPLIT_STEPS; step += 2)
+    for (int step = 0; step < SPLIT_STEPS; step += 2) {
+        if (step * MMA_K >= keys) break;
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
             u32 v[4];
-            ldmatrix_x4_trans(v, values + step * MMA_K * (HD / PIECE) + piece_at<HD / PIECE>(lane_id(), first + tile));
+            ldmatrix_x4_trans(v, values + step * MMA_K * PIECES + piece_at<PIECES>(lane_id(), first + tile));
             const u32 low[2] = {v[0], v[1]}, high[2] = {v[2], v[3]};
             mma_m16n8k16(sums[tile], weights[step], low);
             mma_m16n8k16(sums[tile], weights[step + 1], high);
         }
+    }
 }
 
 /// What the splits so far make of a row: the largest score, times scale log2 e, and what weights relative to it sum to.

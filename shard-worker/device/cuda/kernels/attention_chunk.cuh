@@ -70,12 +70,12 @@ __device__ __forceinline__ void weigh_split(const uint4* queries, const uint4* k
 /// What 16 queries have after some splits.
 template <int HD>
 struct Attended {
-    /// Columns, in tiles of 8, that are weighed at a time: their sums share the registers with those of all splits.
-    static constexpr int AT_A_TIME = HD / 8 < 8 ? HD / 8 : 8;
+    /// Columns, in tiles of 8, that are summed at a time: their sums share the registers with those of all splits.
+    static constexpr int AT_A_TIME = HD > 64 ? 8 : 4;
     float values[HD / 8][4] = {};
     Merged merged[2];
 
-    __device__ __forceinline__ void add(const SplitWeights& weights, const uint4* split_values, float factor) {
+    __device__ __forceinline__ void add(const SplitWeights& weights, const uint4* split_values, int keys, float factor) {
         MergeFactors factors[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -86,7 +86,7 @@ struct Attended {
 #pragma unroll
         for (int first = 0; first < HD / 8; first += AT_A_TIME) {
             float sums[AT_A_TIME][4];
-            weighted_sum<HD>(weights.packed, split_values, first, sums);
+            weighted_sum<HD>(weights.packed, split_values, first, keys, sums);
 #pragma unroll
             for (int tile = 0; tile < AT_A_TIME; tile++)
 #pragma unroll
@@ -137,7 +137,7 @@ __device__ __forceinline__ void attend_all(const Source& source, const WarpQueri
         if (split + 1 < splits) copy_split<HD, THREADS>(source, source.keys, split + 1, next_blocks, keys);
         copy_async_commit();
         blocks = next_blocks;
-        if (sees) attended.add(weights, values, factor);
+        if (sees) attended.add(weights, values, most - first, factor);
     }
     copy_async_wait<0>();
     attended.write(out, queries.to);

@@ -9,6 +9,7 @@
 // attend_combine: merges the splits of a row, in order of position; a row of length 0 becomes zeros.
 //   grid    (heads, rows)
 //   block   HD
+//   shared  256 HD + 1024 bytes, static
 //   limit   memory, mostly L2: 4 HD + 16 bytes a split and head
 //
 // partials: f32 [rows][heads][max_splits][4 + HD]: the largest score times scale log2 e, the sum of the weights, two
@@ -26,11 +27,6 @@ constexpr int PARTIAL_HEAD = 4;
 
 constexpr int attend_split_shared(int head_dim) { return (2 * SPLIT_KEYS + QUERIES) * head_dim * int(sizeof(bf16)) + int(sizeof(SplitExchange)); }
 static_assert(attend_split_shared(128) == 544 * 128 + 5376, "the comment above");
-
-template <int HD>
-__device__ __forceinline__ float* partial_of(float* partials, int row, int heads, int head, int max_splits, int split) {
-    return partials + ((size_t(row) * heads + head) * max_splits + split) * (PARTIAL_HEAD + HD);
-}
 
 /// Scores of a warp's quarter become weights, which all warps then find in `shared`; returns the row's largest scores.
 template <int HD>
@@ -54,11 +50,13 @@ __device__ __forceinline__ void weigh_quarter(float (&scores)[QUARTER_TILES][4],
 template <int HD>
 __device__ __forceinline__ void write_partial(float* to, const SplitExchange& shared, const float (&sums)[HD / QUARTER_KEYS][4], float most,
                                               float factor, int half, bool there) {
-    float sum = 0;
-    for (int warp = 0; warp < SPLIT_WARPS; warp++) sum = __fadd_rn(sum, shared.sums[warp][lane_id() / 4 + half * 8][lane_id() % 4]);
-    sum = add_lanes(sum);
+    if (warp_id() == 0) {
+        float sum = 0;
+        for (int warp = 0; warp < SPLIT_WARPS; warp++) sum = __fadd_rn(sum, shared.sums[warp][lane_id() / 4 + half * 8][lane_id() % 4]);
+        sum = add_lanes(sum);
+        if (there && lane_id() % 4 == 0) *reinterpret_cast<float2*>(to) = make_float2(__fmul_rn(most, factor), sum);
+    }
     if (!there) return;
-    if (threadIdx.x < WARP_LANES && lane_id() % 4 == 0) *reinterpret_cast<float2*>(to) = make_float2(__fmul_rn(most, factor), sum);
     to += PARTIAL_HEAD + warp_id() * (HD / SPLIT_WARPS) + lane_id() % 4 * 2;
 #pragma unroll
     for (int tile = 0; tile < HD / QUARTER_KEYS; tile++) *reinterpret_cast<float2*>(to + tile * 8) = make_float2(sums[tile][half * 2], sums[tile][half * 2 + 1]);
@@ -107,12 +105,12 @@ __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, 
             uint4 a = exchange.weights[step][lane_id()];
             weights[step][0] = a.x, weights[step][1] = a.y, weights[step][2] = a.z, weights[step][3] = a.w;
         }
+        float* to = partials + ((size_t(blockIdx.z) * heads + kv_head * group + query) * max_splits + split) * (PARTIAL_HEAD + HD);
         float sums[HD / QUARTER_KEYS][4];
-        weighted_sum<HD>(weights, shared_values, warp_id() * (HD / QUARTER_KEYS), sums);
+        weighted_sum<HD>(weights, shared_values, warp_id() * (HD / QUARTER_KEYS), visible, sums);
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            write_partial<HD>(partial_of<HD>(partials, int(blockIdx.z), heads, kv_head * group + query + half * 8, max_splits, split), exchange, sums,
-                              most[half], factor, half, query + half * 8 < group);
+            write_partial<HD>(to + size_t(half) * 8 * max_splits * (PARTIAL_HEAD + HD), exchange, sums, most[half], factor, half, query + half * 8 < group);
         __syncthreads();
         if (next < splits) copy_split<HD, SPLIT_THREADS>(source, source.values, next, blocks, shared_values);
         copy_async_commit();
@@ -120,41 +118,51 @@ __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, 
     copy_async_wait<0>();
 }
 
-/// A thread merges a column. 32 splits at a time, a lane has what one of them is merged with, which needs the largest
-/// score of all before it and no more, and all their weighted values are under way at once.
+/// Splits that attend_combine reads at a time: one for each lane.
+constexpr int COMBINED = WARP_LANES;
+
+/// A thread merges a column. Of the splits at hand each lane has what one is merged with: that needs the largest score of
+/// all before it, and no more. Meanwhile the next ones are under way.
 template <int HD>
 __device__ __forceinline__ void attend_combine(const float* partials, const AttendRow* rows, bf16* out, int heads, int max_splits) {
+    constexpr int NUMBERS = PARTIAL_HEAD + HD, PIECES = NUMBERS / 4;
+    __shared__ uint4 shared[2][COMBINED * PIECES];
     const int head = int(blockIdx.x), column = int(threadIdx.x);
     const AttendRow row = rows[blockIdx.y];
     const int splits = ceil_div(row.length, SPLIT_KEYS);
-    const float* partial = partial_of<HD>(const_cast<float*>(partials), int(blockIdx.y), heads, head, max_splits, 0);
-    constexpr int STRIDE = PARTIAL_HEAD + HD;
+    const uint4* partial = reinterpret_cast<const uint4*>(partials + ((size_t(blockIdx.y) * heads + head) * max_splits) * NUMBERS);
+    const auto copy = [&](int first) {
+        uint4* to = shared[first / COMBINED % 2];
+        for (int i = column; i < min(COMBINED, splits - first) * PIECES; i += HD) copy_async_16(to + i, partial + size_t(first) * PIECES + i);
+        copy_async_commit();
+    };
     Merged merged;
     float value = 0;
-    for (int first = 0; first < splits; first += WARP_LANES) {
-        const bool there = first + lane_id() < splits;
-        const float* own = partial + size_t(first + lane_id()) * STRIDE;
-        const float most = there ? own[0] : NO_SCORE, sum = there ? own[1] : 0;
-        float added[WARP_LANES];
-#pragma unroll
-        for (int i = 0; i < WARP_LANES; i++) added[i] = first + i < splits ? partial[size_t(first + i) * STRIDE + PARTIAL_HEAD + column] : 0;
+    copy(0);
+    for (int first = 0; first < splits; first += COMBINED) {
+        copy(first + COMBINED);
+        copy_async_wait<1>();
+        __syncthreads();
+        const float* at = reinterpret_cast<const float*>(shared[first / COMBINED % 2]);
+        const int count = min(COMBINED, splits - first);
+        const float most = lane_id() < count ? at[lane_id() * NUMBERS] : NO_SCORE;
         float with = fmaxf(most, merged.most);
         for (int by = 1; by < WARP_LANES; by *= 2) {
-            float before = __shfl_up_sync(ALL_LANES, with, by);
+            const float before = __shfl_up_sync(ALL_LANES, with, by);
             if (lane_id() >= by) with = fmaxf(with, before);
         }
         const float before = __shfl_up_sync(ALL_LANES, with, 1);
         const MergeFactors mine = merge_factors(lane_id() ? before : merged.most, with, most);
-#pragma unroll
-        for (int i = 0; i < WARP_LANES; i++) {
+#pragma unroll 4
+        for (int i = 0; i < count; i++) {
             const MergeFactors factors{__shfl_sync(ALL_LANES, mine.before, i), __shfl_sync(ALL_LANES, mine.added, i)};
-            const float added_sum = __shfl_sync(ALL_LANES, sum, i);
-            if (first + i >= splits) continue;
-            merged.sum = merge(merged.sum, added_sum, factors);
-            value = merge(value, added[i], factors);
+            merged.sum = merge(merged.sum, at[i * NUMBERS + 1], factors);
+            value = merge(value, at[i * NUMBERS + PARTIAL_HEAD + column], factors);
         }
         merged.most = __shfl_sync(ALL_LANES, with, WARP_LANES - 1);
+        __syncthreads();
     }
+    copy_async_wait<0>();
     out[(size_t(row.row) * heads + head) * HD + column] = to_bf16(splits ? __fmul_rn(value, share(merged.sum)) : 0);
 }
 

@@ -15,6 +15,8 @@ struct SampleEdit {
     u32 flags;
 };
 
+static_assert(sizeof(SampleRow) == 48 && sizeof(SampleEdit) == 16, "the host lays them out");
+
 constexpr u32 EDIT_MASK = 1;
 constexpr u32 EDIT_PENALISE = 2;
 

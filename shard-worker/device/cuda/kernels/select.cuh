@@ -128,9 +128,9 @@ __device__ __forceinline__ int locate(const LogitRow& row, Measure measure, Targ
         scan = block_scan(own, scratch);
         u64 at = before + scan.before;
         if (at <= passed && passed < at + own) {
-            int i = 0;
-            for (; at + each[i] <= passed; i++) at += each[i];
-            scratch.found = id + i;
+            // The last id that the sum does not pass before.
+            for (int i = 0; i < 4; at += each[i++])
+                if (at <= passed) scratch.found = id + i;
         }
         before += scan.total;
     }
