@@ -6,6 +6,9 @@ here="$(cd "$(dirname "$0")" && pwd)"
 out="${1:-$here/../../../../target/fake-gpu}"
 mkdir -p "$out/objects"
 out="$(cd "$out" && pwd)"
+# Several tests may build at once.
+exec 9> "$out/objects/lock"
+flock 9
 
 # The machine and the rounding that the kernels' own tests use: no contraction.
 flags=(-std=c++20 -O2 -fPIC -fvisibility=hidden -march=x86-64-v3 -ffp-contract=off -Wall -Wextra -Werror -Wno-unused-function -Wno-unknown-pragmas -pthread)
