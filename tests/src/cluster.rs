@@ -19,15 +19,6 @@ pub fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The environment of a process that is to see four GPUs.
-pub fn gpus() -> Vec<(&'static str, String)> {
-    vec![
-        ("LD_LIBRARY_PATH", tessera_test_gpu::folder().display().to_string()),
-        ("TESSERA_CUDA_KERNELS", tessera_test_gpu::kernels().display().to_string()),
-        ("FAKE_CUDA_DEVICES", "4".to_owned()),
-    ]
-}
-
 /// What to bring up.
 #[derive(Clone, Debug)]
 pub struct Up {
@@ -62,7 +53,7 @@ impl Up {
 
     /// On GPUs, which stand-ins on the CPU are; in bf16, the only numbers they know.
     pub fn on_gpus(mut self) -> Self {
-        self.environment.extend(gpus());
+        self.environment.extend(tessera_test_gpu::environment(4));
         self.with("--device", "cuda").with("--dtype", "bf16")
     }
 

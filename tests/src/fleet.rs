@@ -132,7 +132,7 @@ impl Fleet {
         let host = self.network.as_ref().filter(|network| network.hosts().iter().any(|host| host == name));
         let (on, address, port) = match host {
             Some(network) => (network.on(name)?, network.address(name)?, WORKER_PORT),
-            None => (Vec::new(), here(self.network.as_ref()).to_owned(), worker_port()?),
+            None => (self.plan.sees(), here(self.network.as_ref()).to_owned(), worker_port()?),
         };
         let (listen, mut registry) = (format!("{address}:{port}"), self.etcd.url());
         let mut advertise = listen.clone();

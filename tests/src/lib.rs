@@ -8,7 +8,7 @@ pub mod network;
 mod role;
 pub mod storm;
 
-pub use cluster::{Cluster, Up, binary, gpus};
+pub use cluster::{Cluster, Up, binary};
 pub use golden::{GoldenCase, GoldenPart, golden_cases};
 pub use role::Role;
 

@@ -29,6 +29,8 @@ pub struct Plan {
     pub linked: usize,
     /// How slow those links are.
     pub pace: Pace,
+    /// Whether each worker has a GPU, which a stand-in on the CPU is, rather than a thread of the CPU.
+    pub gpus: bool,
     /// Coordinators, of two ranks each.
     pub coordinators: usize,
     /// Routers.
@@ -42,16 +44,29 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let (pace, coordinators, routers) = (Pace::default(), 1, 1);
-        Self { workers: 3, later: 0, hosts: 0, linked: 0, pace, coordinators, routers, elastic: false, drain: 25 }
+        Self { workers: 3, later: 0, hosts: 0, linked: 0, pace, gpus: false, coordinators, routers, elastic: false, drain: 25 }
     }
 }
 
 impl Plan {
+    /// What workers are run by, so that they see the GPUs there are.
+    pub(super) fn sees(&self) -> Vec<String> {
+        if !self.gpus {
+            return Vec::new();
+        }
+        let set = tessera_test_gpu::environment(self.workers + self.later).into_iter().map(|(name, value)| format!("{name}={value}"));
+        ["env".to_owned()].into_iter().chain(set).collect()
+    }
+
     pub(super) fn worker(&self, name: &str, listen: &str, advertise: &str, registry: &str) -> Vec<String> {
         let drain = self.drain;
+        let device = match name.strip_prefix('w').filter(|_| self.gpus) {
+            Some(gpu) => format!("cuda:{gpu}"),
+            None => "cpu --threads 1".to_owned(),
+        };
         words(&format!(
             "shard-worker --id {name} --listen {listen} --advertise {advertise} --registry {registry} \
-             --device cpu --threads 1 --kv-memory 16MiB --drain-timeout {drain}"
+             --device {device} --kv-memory 16MiB --drain-timeout {drain}"
         ))
     }
 

@@ -4,6 +4,7 @@
 
 mod coordinators;
 mod elastic;
+mod gpus;
 mod harness;
 mod leaving;
 mod network;

@@ -17,6 +17,10 @@ use crate::DeviceError;
 /// Shared memory that a block may have without asking.
 const SHARED_UNASKED: u32 = 48 << 10;
 
+/// Rows from which a block each is enough, and blocks that share a row where there are fewer.
+const FEW_ROWS: usize = 64;
+const BLOCKS_OF_A_ROW: usize = 4;
+
 macro_rules! kernels {
     ($($variant:ident = $name:literal),* $(,)?) => {
         /// A kernel of `cuda/kernels`, where each says what it takes.
@@ -107,6 +111,12 @@ impl Geometry {
     /// A block a row.
     pub(super) fn rows(rows: usize, block: u32) -> Self {
         Self { grid: [rows, 1, 1], block, shared: 0 }
+    }
+
+    /// Rows that blocks share, where there are too few rows to keep a device busy; of the kernels that may be launched so.
+    pub(super) fn shared_rows(rows: usize) -> Self {
+        let blocks = if rows < FEW_ROWS { BLOCKS_OF_A_ROW } else { 1 };
+        Self { grid: [rows, blocks, 1], block: 256, shared: 0 }
     }
 
     /// Blocks of 256 threads that take `each` numbers of `numbers`.

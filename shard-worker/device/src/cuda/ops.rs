@@ -160,7 +160,7 @@ impl Device for CudaDevice {
             out.address().into(),
             int(table.dim)?.into(),
         ];
-        self.kernels.launch(Kernel::Embed, Geometry::rows(rows.rows, THREADS), &args)
+        self.kernels.launch(Kernel::Embed, Geometry::shared_rows(rows.rows), &args)
     }
 
     fn copy_rows(&self, from: &CudaTensor, rows: &[usize], out: &mut CudaTensor, to: &[usize]) -> Result<(), DeviceError> {
@@ -180,7 +180,7 @@ impl Device for CudaDevice {
         let behind = places.address() + (rows.len() * size_of::<i32>()) as u64;
         let args =
             [from.address().into(), places.address().into(), out.address().into(), behind.into(), int(from.cols)?.into()];
-        self.kernels.launch(kernel, Geometry::rows(rows.len(), THREADS), &args)
+        self.kernels.launch(kernel, Geometry::shared_rows(rows.len()), &args)
     }
 
     fn rms_norm(&self, x: &CudaTensor, scale: &CudaVector, eps: f32, out: &mut CudaTensor) -> Result<(), DeviceError> {
@@ -231,7 +231,7 @@ impl Device for CudaDevice {
         holds("add_bias", x, Numbers::Working)?;
         agree("add_bias", "bias", bias.len, x.cols)?;
         let args = [x.address().into(), bias.memory.address().into(), int(x.cols)?.into()];
-        self.kernels.launch(Kernel::AddBias, Geometry::rows(x.rows, THREADS), &args)
+        self.kernels.launch(Kernel::AddBias, Geometry::shared_rows(x.rows), &args)
     }
 
     fn swiglu(&self, gate_up: &CudaTensor, out: &mut CudaTensor) -> Result<(), DeviceError> {
@@ -239,7 +239,7 @@ impl Device for CudaDevice {
         holds("swiglu", out, Numbers::Working)?;
         shaped("swiglu", gate_up, out.rows, 2 * out.cols)?;
         let args = [gate_up.address().into(), out.address().into(), int(out.cols)?.into()];
-        self.kernels.launch(Kernel::Swiglu, Geometry::rows(out.rows, THREADS), &args)
+        self.kernels.launch(Kernel::Swiglu, Geometry::shared_rows(out.rows), &args)
     }
 
     fn gelu_bias(&self, x: &mut CudaTensor, bias: Option<&CudaVector>) -> Result<(), DeviceError> {
@@ -248,7 +248,7 @@ impl Device for CudaDevice {
             agree("gelu_bias", "bias", bias.len, x.cols)?;
         }
         let bias = bias.map_or(0, |bias| bias.memory.address());
-        self.kernels.launch(Kernel::GeluBias, Geometry::rows(x.rows, THREADS), &[x.address().into(), bias.into(), int(x.cols)?.into()])
+        self.kernels.launch(Kernel::GeluBias, Geometry::shared_rows(x.rows), &[x.address().into(), bias.into(), int(x.cols)?.into()])
     }
 
     fn rotate(&self, qkv: &mut CudaTensor, heads: Heads, rotary: &CudaRotary, rows: &CudaRows) -> Result<(), DeviceError> {
@@ -262,7 +262,7 @@ impl Device for CudaDevice {
             int(heads.kv_heads)?.into(),
             int(heads.head_dim)?.into(),
         ];
-        self.kernels.launch(Kernel::Rotate, Geometry::rows(rows.rows, THREADS), &args)
+        self.kernels.launch(Kernel::Rotate, Geometry::shared_rows(rows.rows), &args)
     }
 
     fn rotate_and_store(
@@ -289,7 +289,7 @@ impl Device for CudaDevice {
             int(heads.kv_heads)?.into(),
             int(heads.head_dim)?.into(),
         ];
-        self.kernels.launch(Kernel::RotateStore, Geometry::rows(rows.rows, THREADS), &args)
+        self.kernels.launch(Kernel::RotateStore, Geometry::shared_rows(rows.rows), &args)
     }
 
     fn attend(

@@ -1,5 +1,8 @@
 //! GPUs for tests on machines without one: libraries that stand in for CUDA's, cuBLASLt's and NCCL's and run the kernels
 //! on the CPU (`shard-worker/device/cuda/fake`). They are built by the first test that needs them, with g++.
+//!
+//! Where `TESSERA_REAL_GPU` names a folder with images of the kernels, tests use the machine's own GPUs and libraries
+//! instead (`tests/gpu.sh`).
 
 #![allow(clippy::expect_used, reason = "tests may panic and say why")]
 
@@ -11,15 +14,20 @@ use std::{
 };
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(build);
+static REAL: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("TESSERA_REAL_GPU").map(PathBuf::from));
 
-/// Where the libraries lie; for the `LD_LIBRARY_PATH` of processes that are to see such GPUs.
-pub fn folder() -> &'static Path {
-    &FOLDER
+/// The environment of processes that are to see `count` such GPUs.
+pub fn environment(count: usize) -> Vec<(&'static str, String)> {
+    let kernels = ("TESSERA_CUDA_KERNELS", kernels().display().to_string());
+    if REAL.is_some() {
+        return vec![kernels];
+    }
+    vec![kernels, ("LD_LIBRARY_PATH", FOLDER.display().to_string()), ("FAKE_CUDA_DEVICES", count.to_string())]
 }
 
 /// A folder with an image of the kernels, which the stand-in for the driver knows by their names.
 pub fn kernels() -> PathBuf {
-    folder().join("cubins")
+    REAL.clone().unwrap_or_else(|| FOLDER.join("cubins"))
 }
 
 /// Lets this process see such GPUs.
@@ -30,11 +38,13 @@ pub fn open() {
             let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
             // SAFETY: the library was built from this tree; what it does when it is opened is known. Whoever opens it by
             // its name from now on is given this one.
-            unsafe { libloading::os::unix::Library::open(Some(folder().join(name)), flags) }.expect("a library that was just built")
+            unsafe { libloading::os::unix::Library::open(Some(FOLDER.join(name)), flags) }.expect("a library that was just built")
         };
         vec![open("libcuda.so.1"), open("libcublasLt.so.13")]
     });
-    LazyLock::force(&OPENED);
+    if REAL.is_none() {
+        LazyLock::force(&OPENED);
+    }
 }
 
 fn build() -> PathBuf {
