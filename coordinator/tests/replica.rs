@@ -304,7 +304,7 @@ async fn a_worker_that_cannot_make_an_id_is_not_rank_0_while_others_can() {
 async fn a_group_that_nobody_can_make_an_id_for_is_tried_again_and_the_reason_is_told() {
     let unable = |control: &mut Control| control.refuse_id = Some(Status::failed_precondition("no NCCL here"));
     let mut replica = Replica::start_on("cuda", config(2), 2, unable).await;
-    let told = |group: &GroupState| matches!(group, GroupState::Lost { problem } if problem.contains("no NCCL here"));
+    let told = |group: &GroupState| matches!(group, GroupState::Lost { problem, .. } if problem.contains("no NCCL here"));
     timeout(BOUND, replica.group.wait_for(told)).await.expect("in time").unwrap();
     (0..2).for_each(|n| replica.control(n).refuse_id = None);
     replica.until(|state| state.ready).await;
