@@ -1,6 +1,7 @@
 //! The loop that drives a replica: schedule, run, apply; and between groups, wait.
 
 use std::{
+    mem::take,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use crate::{
     metrics::Metrics,
     service::Command,
     session::{Message, Sessions, event_bound},
-    state::{GroupState, ReplicaState},
+    state::{GroupState, Load, ReplicaState},
     status::{self, away},
 };
 
@@ -54,8 +55,6 @@ pub(crate) struct Driver {
     draining_since: Option<Instant>,
     /// The bound of this drain.
     drain: Duration,
-    groups: u64,
-    last_loss: String,
     /// Groups lost since the last token came.
     barren: u32,
     metrics: Metrics,
@@ -93,8 +92,6 @@ impl Driver {
             alone_since: Some(Instant::now()),
             draining_since: None,
             drain: config.timeouts.drain,
-            groups: 0,
-            last_loss: String::new(),
             barren: 0,
             metrics,
             config,
@@ -185,10 +182,11 @@ impl Driver {
         self.sessions.resumed();
         self.model = Some(group.spec.clone());
         self.alone_since = None;
-        self.groups += 1;
         self.health.enter(Phase::Serving);
         self.state.send_modify(|state| {
             (state.epoch, state.workers, state.formed) = (group.epoch, group.workers(), Some(Instant::now()));
+            (state.spec, state.fingerprint) = (Some(group.spec.clone()), group.fingerprint.clone());
+            state.groups += 1;
         });
         self.group.send_replace(GroupState::Ready { epoch: group.epoch, kv_blocks: group.kv_blocks });
         self.keep_house();
@@ -208,8 +206,10 @@ impl Driver {
             self.barren = 0;
         }
         let (ranks, problem) = group.lost(loss);
-        self.last_loss.clone_from(&problem);
-        self.state.send_modify(|state| state.workers.clear());
+        self.state.send_modify(|state| {
+            state.workers.clear();
+            state.last_loss.clone_from(&problem);
+        });
         self.alone_since = Some(Instant::now());
         if self.draining_since.is_none() {
             self.health.enter(Phase::Starting);
@@ -301,21 +301,12 @@ impl Driver {
 
     fn publish(&mut self) {
         let stats = self.engine.stats();
-        let before = self.state.borrow().clone();
         let (lost, problem) = match &*self.group.borrow() {
             GroupState::Lost { ranks, problem } => (ranks.clone(), problem.clone()),
             _ => Default::default(),
         };
-        let now = ReplicaState {
-            epoch: before.epoch,
-            workers: before.workers,
-            formed: before.formed,
-            groups: self.groups,
-            last_loss: self.last_loss.clone(),
-            lost,
-            problem,
-            registry_away: self.registry.away_since().map(Into::into),
-            spec: self.model.clone(),
+        let registry_away = self.registry.away_since().map(Into::into);
+        let load = Load {
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
             kv_blocks_used: stats.blocks_used,
@@ -326,12 +317,14 @@ impl Driver {
             draining: self.draining_since.is_some(),
         };
         self.health.work_waits(!self.engine.is_idle());
-        self.metrics.publish(&stats, &now);
         self.state.send_if_modified(|state| {
-            let changed = *state != now;
-            *state = now;
+            let now = (load, lost, problem, registry_away);
+            let before = (state.load, take(&mut state.lost), take(&mut state.problem), state.registry_away);
+            let changed = before != now;
+            (state.load, state.lost, state.problem, state.registry_away) = now;
             changed
         });
+        self.metrics.publish(&stats, &self.state.borrow());
     }
 
     /// Whether requests had better go elsewhere: soon where another replica serves, else only after long.

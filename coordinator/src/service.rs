@@ -91,25 +91,27 @@ impl coordinator_server::Coordinator for Service {
 
     async fn get_info(&self, _: Request<wire::GetInfoRequest>) -> Result<Response<wire::GetInfoResponse>, Status> {
         let state = self.state.borrow().clone();
+        let load = state.load;
         let spec = state.spec.as_deref().map(serde_json::to_string).transpose();
         Ok(Response::new(wire::GetInfoResponse {
             model: self.model.clone(),
             epoch: state.epoch.0,
             // Fewer, perhaps, than asked for.
             tp: if state.workers.is_empty() { self.tp.into() } else { state.workers.len() as u32 },
-            max_context: state.max_context as u32,
-            kv_blocks: state.kv_blocks as u32,
-            kv_blocks_used: state.kv_blocks_used as u32,
-            running: state.running as u32,
-            waiting: state.waiting as u32,
-            queued_tokens: state.queued_tokens as u64,
-            ready: state.ready,
+            max_context: load.max_context as u32,
+            kv_blocks: load.kv_blocks as u32,
+            kv_blocks_used: load.kv_blocks_used as u32,
+            running: load.running as u32,
+            waiting: load.waiting as u32,
+            queued_tokens: load.queued_tokens as u64,
+            ready: load.ready,
             dtype: self.dtype.clone(),
             model_spec: spec.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default(),
-            draining: state.draining,
+            draining: load.draining,
             workers: state.workers,
             groups: state.groups,
             last_loss: state.last_loss,
+            model_fingerprint: state.fingerprint,
             group_age_ms: state.formed.map_or(0, |formed| formed.elapsed().as_millis() as u64),
             replica: self.replica.clone(),
             lost_ranks: state.lost.iter().map(|rank| rank.0.into()).collect(),

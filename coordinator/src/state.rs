@@ -39,7 +39,7 @@ pub enum GroupState {
     Stopped,
 }
 
-/// What routers ask for: load and limits.
+/// What routers ask for: the group, its load and its limits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaState {
     /// The last group's epoch; 0 before there was any.
@@ -60,6 +60,15 @@ pub struct ReplicaState {
     pub registry_away: Option<Instant>,
     /// The model's shape, once a group has loaded it.
     pub spec: Option<Arc<ModelSpec>>,
+    /// What its weights are known by, wherever they lie; empty before there was any group.
+    pub fingerprint: String,
+    /// What may change with every step.
+    pub load: Load,
+}
+
+/// A replica's load and limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
     /// Tokens a sequence may have.
     pub max_context: usize,
     /// Blocks of the cache.

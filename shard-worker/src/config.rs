@@ -2,11 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tessera_device::{
-    DeviceError,
-    cuda::CudaGpu,
-    sim::SimConfig,
-};
+use tessera_device::{DeviceError, cuda::CudaGpu, sim::SimConfig};
 use tessera_service::TlsFiles;
 
 /// A shard worker's configuration.

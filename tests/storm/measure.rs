@@ -73,19 +73,20 @@ async fn coordinators(questions: &[Question]) -> Result<()> {
     let mut fleet = Fleet::start(Plan { workers: 4, coordinators: 2, ..Plan::default() }).await?;
     let load = Load::start(fleet.doors(), questions, STREAMS);
     let mut silences = Vec::new();
-    for run in 0..10 {
+    for run in 0..20 {
         load.flows().await?;
         let name = format!("c{}", run % 2);
         load.mark();
         fleet.kill(&name)?;
         load.flows().await?;
+        // Streams of the other replica are not struck, so that their longest silence is any: only how long it was counts.
         sleep(CALM).await;
         silences.push(load.silences());
         fleet.restart(&name).await?;
         fleet.wait_for("two replicas again", |status| status.ready() == 2).await?;
         sleep(CALM).await;
     }
-    row("kill -9 of a coordinator, a second replica serves", &silences, |silence| silence.until);
+    row("kill -9 of a coordinator, a second replica serves: the longest gap", &silences, |silence| silence.lasted);
     right(load).await
 }
 

@@ -8,7 +8,7 @@ use std::{
 use futures::future::join_all;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
 use tessera_registry::{Followed, Membership, Registry, RegistryError, WorkerRecord, WorkerState};
-use tessera_service::Tls;
+use tessera_service::{Complaint, Tls};
 use tessera_types::{Epoch, Rank};
 use tokio::{
     sync::watch,
@@ -56,6 +56,7 @@ pub(crate) struct Former {
     pause: Duration,
     /// The least degree that the model is not known to be too large for.
     least: usize,
+    complaint: Complaint,
 }
 
 /// The other replicas of the model.
@@ -91,7 +92,8 @@ impl Former {
     pub(crate) fn new(config: Arc<Config>, registry: Registry, tls: Option<Tls>, state: watch::Sender<GroupState>) -> Self {
         let (members, pause) = (registry.follow(), config.timeouts.retry);
         let (ranks, lost, failed, started) = (Vec::new(), Default::default(), Vec::new(), Instant::now());
-        Self { config, registry, members, tls, state, ranks, lost, failed, started, pause, least: 1 }
+        let complaint = Complaint::default();
+        Self { config, registry, members, tls, state, ranks, lost, failed, started, pause, least: 1, complaint }
     }
 
     /// Lets the last group go, then tries until there is a new one.
@@ -117,6 +119,7 @@ impl Former {
             let error = match self.attempt().await {
                 Ok(group) => {
                     self.lost = Default::default();
+                    self.complaint.settle();
                     return Ok(group);
                 }
                 Err(error) if error.is_final() && self.ranks.is_empty() => return Err(error),
@@ -156,7 +159,8 @@ impl Former {
             FormError::Workers { free, needed } => GroupState::Waiting { free: *free, needed: *needed },
             error => self.without_a_group(Some(error)),
         };
-        if self.state.send_replace(state.clone()) != state {
+        self.state.send_replace(state);
+        if self.complaint.is_due(&error.to_string(), Instant::now()) {
             warn!(%error, "no group yet");
         }
     }

@@ -80,6 +80,8 @@ impl Loss {
 pub(crate) struct Group {
     pub(crate) epoch: Epoch,
     pub(crate) spec: Arc<ModelSpec>,
+    /// What its weights are known by.
+    pub(crate) fingerprint: String,
     pub(crate) kv_blocks: u32,
     members: Vec<Member>,
     plans: Vec<mpsc::Sender<Bytes>>,
@@ -127,10 +129,26 @@ impl Group {
         }
         let state = |member: &Member| RankState { before: member.progress, now: member.progress, draining: false };
         let ranks = members.iter().map(state).collect();
-        let Model { spec, kv_blocks } = model;
+        let Model { spec, fingerprint, kv_blocks } = model;
         let (steps, suspects, now) = (VecDeque::new(), BTreeSet::new(), Instant::now());
         let (moved, formed) = (now, now);
-        Self { epoch, spec, kv_blocks, members, plans, results, beats, ranks, steps, moved, formed, claim, timeouts, suspects }
+        Self {
+            epoch,
+            spec,
+            fingerprint,
+            kv_blocks,
+            members,
+            plans,
+            results,
+            beats,
+            ranks,
+            steps,
+            moved,
+            formed,
+            claim,
+            timeouts,
+            suspects,
+        }
     }
 
     /// Its degree.

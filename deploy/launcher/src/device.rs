@@ -38,7 +38,12 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(DeviceArg::Cpu));
         assert_eq!(["cuda", "cuda:3"].map(str::parse), [Ok(DeviceArg::Cuda(0)), Ok(DeviceArg::Cuda(3))]);
         assert!(matches!("sim:h100*10".parse(), Ok(DeviceArg::Sim(config)) if config.factor == 10.0));
-        for (wrong, reason) in [("tpu", "neither cpu nor cuda[:GPU] nor sim:NAME"), ("cuda:x", "`x`"), ("sim:abacus", "`abacus`"), ("sim:h100*-1", "`-1`")] {
+        for (wrong, reason) in [
+            ("tpu", "neither cpu nor cuda[:GPU] nor sim:NAME"),
+            ("cuda:x", "`x`"),
+            ("sim:abacus", "`abacus`"),
+            ("sim:h100*-1", "`-1`"),
+        ] {
             assert!(wrong.parse::<DeviceArg>().unwrap_err().contains(reason), "{wrong}");
         }
     }

@@ -196,6 +196,7 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
     };
     let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
     config.front_tls = front_tls(&args.tls);
+    config.max_connections = args.max_connections as usize;
     config.max_context = max_context.map(|tokens| tokens as usize);
     if args.allow_image_urls {
         config.fetch.hosts = Hosts::Any;

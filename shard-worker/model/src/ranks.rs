@@ -13,7 +13,10 @@ use crate::ModelError;
 /// What all ranks gave, by rank.
 pub(crate) enum Gathered<D: Device> {
     /// `[parts * rows, cols]`.
-    OnDevice { whole: D::Tensor, parts: usize },
+    OnDevice {
+        whole: D::Tensor,
+        parts: usize,
+    },
     OnHost(Vec<f32>),
 }
 

@@ -54,7 +54,8 @@ impl Plan {
         if !self.gpus {
             return Vec::new();
         }
-        let set = tessera_test_gpu::environment(self.workers + self.later).into_iter().map(|(name, value)| format!("{name}={value}"));
+        let set =
+            tessera_test_gpu::environment(self.workers + self.later).into_iter().map(|(name, value)| format!("{name}={value}"));
         ["env".to_owned()].into_iter().chain(set).collect()
     }
 

@@ -4,6 +4,10 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Requests that ended, by `front` (grpc, http) and `outcome` (ok, or the gRPC code).
 pub const REQUESTS_TOTAL: &str = "tessera_requests_total";
+/// Connections that are open, by `server` (the address it listens on).
+pub const CONNECTIONS: &str = "tessera_connections";
+/// Connections refused because there were as many as may be, by `server`.
+pub const CONNECTIONS_REFUSED_TOTAL: &str = "tessera_connections_refused_total";
 /// Requests a router has in hand.
 pub const REQUESTS_IN_FLIGHT: &str = "tessera_requests_in_flight";
 /// Requests refused, by `reason`.
@@ -60,6 +64,8 @@ pub const RANK_WEIGHT_BYTES: &str = "tessera_rank_weight_bytes";
 /// Says what each metric means.
 pub(super) fn describe() {
     describe_counter!(REQUESTS_TOTAL, "Requests that ended");
+    describe_gauge!(CONNECTIONS, "Open connections");
+    describe_counter!(CONNECTIONS_REFUSED_TOTAL, "Connections refused because there were as many as may be");
     describe_gauge!(REQUESTS_IN_FLIGHT, "Requests in hand");
     describe_counter!(REFUSALS_TOTAL, "Requests refused");
     describe_histogram!(TIME_TO_FIRST_TOKEN_SECONDS, Unit::Seconds, "From a request's arrival to its first token");

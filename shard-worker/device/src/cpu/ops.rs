@@ -198,7 +198,13 @@ fn chunks<'a>(operation: &'static str, rows: &Rows<'a>) -> Result<&'a [ChunkSpan
 /// Operations on rows, as the trait's call them and tests do.
 impl CpuDevice {
     /// [`Device::embed`] of `tokens`.
-    pub fn embed(&self, table: &CpuTable, first: usize, tokens: &[Option<TokenId>], out: &mut CpuTensor) -> Result<(), DeviceError> {
+    pub fn embed(
+        &self,
+        table: &CpuTable,
+        first: usize,
+        tokens: &[Option<TokenId>],
+        out: &mut CpuTensor,
+    ) -> Result<(), DeviceError> {
         agree("embed", "rows", out.rows, tokens.len())?;
         agree("embed", "columns", out.cols, table.dim)?;
         self.pool.rows(1, out.numbers_mut(), table.dim, |row, out| {

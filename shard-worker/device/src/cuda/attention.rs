@@ -57,7 +57,8 @@ impl ByWidth {
         let group = heads.heads.div_ceil(heads.kv_heads.max(1));
         let found = WIDTHS.iter().find(|kernels| kernels.width == heads.head_dim && group <= MAX_GROUP);
         found.ok_or_else(|| {
-            let detail = format!("heads of {}, {group} to a key head, where 32, 64 or 128 and up to 16 are known", heads.head_dim);
+            let detail =
+                format!("heads of {}, {group} to a key head, where 32, 64 or 128 and up to 16 are known", heads.head_dim);
             DeviceError::Shape { operation: "attend", detail }
         })
     }
@@ -114,8 +115,7 @@ impl CudaDevice {
             let numbers = rows.singles * heads.heads * rows.splits * (PARTIAL_HEAD + heads.head_dim);
             let partials = self.scratch(numbers * size_of::<f32>())?;
             let most = (BLOCKS / (heads.kv_heads * rows.singles)).clamp(1, rows.splits);
-            let geometry =
-                Geometry { grid: [heads.kv_heads, most, rows.singles], block: 128, shared: kernels.split_shared() };
+            let geometry = Geometry { grid: [heads.kv_heads, most, rows.singles], block: 128, shared: kernels.split_shared() };
             let splits = int(rows.splits)?;
             let args = [
                 qkv.address().into(),
@@ -131,8 +131,7 @@ impl CudaDevice {
                 scale(heads).into(),
             ];
             self.kernels.launch(kernels.split, geometry, &args)?;
-            let geometry =
-                Geometry { grid: [heads.heads, rows.singles, 1], block: kernels.width as u32, shared: 0 };
+            let geometry = Geometry { grid: [heads.heads, rows.singles, 1], block: kernels.width as u32, shared: 0 };
             let args =
                 [partials.address().into(), rows.singles_address().into(), out.address().into(), count.into(), splits.into()];
             self.kernels.launch(kernels.combine, geometry, &args)?;

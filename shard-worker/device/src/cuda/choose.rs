@@ -32,7 +32,14 @@ impl CudaDevice {
         let shape = [int(parts)?, int(rows)?, int(logits.cols)?];
         let [parts, all, part] = shape;
         if !edits.is_empty() {
-            let args = [logits.address().into(), parts.into(), all.into(), part.into(), parameters.address().into(), edited.address().into()];
+            let args = [
+                logits.address().into(),
+                parts.into(),
+                all.into(),
+                part.into(),
+                parameters.address().into(),
+                edited.address().into(),
+            ];
             self.kernels.launch(Kernel::EditLogits, Geometry::rows(rows, 256), &args)?;
         }
         let chosen = self.scratch(2 * rows * size_of::<u32>())?;

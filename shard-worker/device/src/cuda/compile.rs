@@ -43,12 +43,19 @@ sources! {
 pub(super) fn ptx(major: u32, minor: u32) -> Result<Vec<u8>, DeviceError> {
     // SAFETY: asks the loader alone. Any other call panics where the library is missing.
     if !unsafe { sys::is_culib_present() } {
-        return Err(missing("libnvrtc.so", "it compiles kernels where none made for the GPU lie beside the program, in `cubins`"));
+        return Err(missing(
+            "libnvrtc.so",
+            "it compiles kernels where none made for the GPU lie beside the program, in `cubins`",
+        ));
     }
     let failed = |what: &str, error: &dyn std::fmt::Debug| DeviceError::Kernels(format!("{what}: {error:?}"));
     let source = CString::new(SOURCES).map_err(|error| failed("sources", &error))?;
     let program = result::create_program(&source, None).map_err(|error| failed("compiling", &error))?;
-    let options = [format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".into(), "--device-as-default-execution-space".into()];
+    let options = [
+        format!("--gpu-architecture=compute_{major}{minor}"),
+        "--std=c++17".into(),
+        "--device-as-default-execution-space".into(),
+    ];
     // SAFETY: the program was just made, and is destroyed once, below.
     let compiled = unsafe {
         let compiled = result::compile_program(program, &options).map_err(|error| {

@@ -73,7 +73,8 @@ impl Context {
         let name = result::device::get_name(device).map_err(driver("asking a GPU's name"))?;
         let attribute = |attribute| {
             // SAFETY: the device was just opened.
-            let value = unsafe { result::device::get_attribute(device, attribute) }.map_err(driver("asking what a GPU can do"))?;
+            let value =
+                unsafe { result::device::get_attribute(device, attribute) }.map_err(driver("asking what a GPU can do"))?;
             Ok::<_, DeviceError>(u32::try_from(value).unwrap_or(0))
         };
         let capability = (

@@ -82,7 +82,8 @@ impl CudaDevice {
         attention::prepare(&kernels)?;
         let (_, all) = context.memory()?;
         let bytes = config.workspace.unwrap_or(all / WORKSPACE_PART);
-        let workspace = |bytes: usize, what: &str| Ok::<_, DeviceError>(Workspace::new(context.allocate(bytes, what)?, context.name()));
+        let workspace =
+            |bytes: usize, what: &str| Ok::<_, DeviceError>(Workspace::new(context.allocate(bytes, what)?, context.name()));
         Ok(Self {
             kernels,
             staging: Staging::new(&context)?,

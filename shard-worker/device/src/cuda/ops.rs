@@ -178,8 +178,7 @@ impl Device for CudaDevice {
         let places = self.scratch(size_of_val(&*indices))?;
         self.context.upload(places.address(), &indices)?;
         let behind = places.address() + (rows.len() * size_of::<i32>()) as u64;
-        let args =
-            [from.address().into(), places.address().into(), out.address().into(), behind.into(), int(from.cols)?.into()];
+        let args = [from.address().into(), places.address().into(), out.address().into(), behind.into(), int(from.cols)?.into()];
         self.kernels.launch(kernel, Geometry::shared_rows(rows.len()), &args)
     }
 
@@ -191,8 +190,7 @@ impl Device for CudaDevice {
             Numbers::Full => Kernel::RmsNormFull,
             Numbers::Working => Kernel::RmsNormWorking,
         };
-        let args =
-            [x.address().into(), scale.memory.address().into(), out.address().into(), int(x.cols)?.into(), eps.into()];
+        let args = [x.address().into(), scale.memory.address().into(), out.address().into(), int(x.cols)?.into(), eps.into()];
         self.kernels.launch(kernel, Geometry::rows(x.rows, THREADS), &args)
     }
 
@@ -248,7 +246,11 @@ impl Device for CudaDevice {
             agree("gelu_bias", "bias", bias.len, x.cols)?;
         }
         let bias = bias.map_or(0, |bias| bias.memory.address());
-        self.kernels.launch(Kernel::GeluBias, Geometry::shared_rows(x.rows), &[x.address().into(), bias.into(), int(x.cols)?.into()])
+        self.kernels.launch(
+            Kernel::GeluBias,
+            Geometry::shared_rows(x.rows),
+            &[x.address().into(), bias.into(), int(x.cols)?.into()],
+        )
     }
 
     fn rotate(&self, qkv: &mut CudaTensor, heads: Heads, rotary: &CudaRotary, rows: &CudaRows) -> Result<(), DeviceError> {

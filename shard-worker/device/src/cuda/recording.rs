@@ -61,11 +61,7 @@ impl Recordings {
     }
 
     /// The place of the rows of passes with `key`.
-    pub(super) fn rows(
-        &self,
-        key: u64,
-        make: impl FnOnce() -> Result<Region, DeviceError>,
-    ) -> Result<Arc<Region>, DeviceError> {
+    pub(super) fn rows(&self, key: u64, make: impl FnOnce() -> Result<Region, DeviceError>) -> Result<Arc<Region>, DeviceError> {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = rows.get(&key) {
             return Ok(place.clone());

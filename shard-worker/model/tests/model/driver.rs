@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tessera_collective::{Collective, GroupConfig, Solo, Transport};
-use tessera_device::{Device, Dtype};
 use tessera_device::cpu::{CpuConfig, CpuDevice};
+use tessera_device::{Device, Dtype};
 use tessera_model::{CacheConfig, Model, ModelError, WeightSource};
 use tessera_types::{
     BLOCK_TOKENS, BlockId, Chunk, Epoch, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepId, StepOutput, StepPlan,
