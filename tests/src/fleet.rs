@@ -139,7 +139,7 @@ impl Fleet {
         if linked {
             let links = self.worker_links(&address, port).await?;
             advertise = links[0].address();
-            registry = format!("etcd://{}", links[2..].iter().map(Link::address).collect::<Vec<_>>().join(","));
+            registry = format!("etcd://{}", links[1..].iter().map(Link::address).collect::<Vec<_>>().join(","));
             self.links.insert(name.to_owned(), links);
         }
         let arguments = self.plan.worker(name, &listen, &advertise, &registry);
@@ -147,13 +147,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// To a worker, to where its rank meets others by TCP, and to the nodes of etcd.
+    /// To a worker, and from there to the nodes of etcd. Its rank listens beside the first one's near end, which others are
+    /// told, and is met without a link.
     async fn worker_links(&self, address: &str, port: u16) -> Result<Vec<Link>> {
         let (near, pace) = (worker_port()?, self.plan.pace);
-        let mut links = vec![
-            Link::between(&format!("{address}:{near}"), &format!("{address}:{port}"), pace).await,
-            Link::between(&format!("{address}:{}", near + RANKS), &format!("{address}:{}", port + RANKS), Pace::default()).await,
-        ];
+        let mut links = vec![Link::between(&format!("{address}:{near}"), &format!("{address}:{port}"), pace).await];
         for node in 0..self.etcd.len() {
             links.push(Link::between(&format!("{address}:0"), &self.etcd.address(node), pace).await);
         }

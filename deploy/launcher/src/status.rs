@@ -54,7 +54,8 @@ impl Cluster {
             });
             if let Some(info) = info {
                 // The record may be of a time before the registry was away.
-                value["ready"] = info.ready.into();
+                value["ready"] = (record.ready && info.ready).into();
+                value["epoch"] = info.epoch.into();
                 value["tp"] = info.tp.into();
                 value["workers"] = info.workers.clone().into();
                 value["running"] = info.running.into();

@@ -73,15 +73,14 @@ async fn is_reported_as_degraded(fleet: &Fleet, name: &str, worker: &str) -> Res
     let coordinator = fleet.coordinator(name)?;
     let told = |text: &str| text.contains("rank 0") && text.contains(worker) && text.contains("the registry cannot be reached");
     let until = Instant::now() + SOON;
-    let readiness = loop {
-        let readiness = coordinator.readiness().await?;
-        if told(&readiness.1) || Instant::now() > until {
-            break readiness;
+    let (readiness, status) = loop {
+        let (readiness, status) = (coordinator.readiness().await?, coordinator.status().await?);
+        if (told(&readiness.1) && told(status.problem(name))) || Instant::now() > until {
+            break (readiness, status);
         }
         sleep(LOOK).await;
     };
     ensure!(readiness.0 == 503 && told(&readiness.1), "/readyz: {readiness:?}");
-    let status = coordinator.status().await?;
     ensure!(status.ready() == 0 && status.lost(name) == [0] && told(status.problem(name)), "{status}");
     ensure!(coordinator.metric(&lost(name, 0)).await? == 1.0 && coordinator.metric(&lost(name, 1)).await? == 0.0);
     ensure!(coordinator.metric(&away(name)).await? >= AWAY.as_secs_f64(), "the registry is away for longer");
