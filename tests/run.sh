@@ -24,5 +24,10 @@ export TESSERA_PYTHON TESSERA_TEKKEN
 cargo build --release --locked --workspace --all-targets
 cargo test --release --locked --workspace "$@"
 
+# The kernels, run on the CPU against reference results, and what stands in for CUDA's libraries; then compiled for GPUs.
+shard-worker/device/cuda/test.sh
+shard-worker/device/cuda/fake/test.sh
+shard-worker/device/cuda/build.sh --check
+
 # What is deployed, checked against the schemas and the binary's own options.
 ./tests/k8s.sh target/release/tessera

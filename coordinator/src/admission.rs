@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use tessera_engine::{NewRequest, NewSequence};
-use tessera_proto::{WireError, bad_request, internal as wire};
+use tessera_proto::{bad_request, each, internal as wire};
 use tessera_types::{ImageEncode, ModelSpec, PlacedImage, SamplingParams, TokenId};
 use tonic::Status;
 
@@ -20,8 +20,8 @@ impl Ask {
     pub(crate) fn read(message: wire::GenerateRequest, spec: &ModelSpec) -> Result<Self, Status> {
         let vocabulary = spec.decoder.vocab_size;
         let prompt = tokens("prompt", message.prompt, vocabulary)?;
-        let images: Vec<PlacedImage> = message.images.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?;
-        let pixels: Vec<ImageEncode> = message.pixels.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?;
+        let images: Vec<PlacedImage> = each("images", message.images)?;
+        let pixels: Vec<ImageEncode> = each("pixels", message.pixels)?;
         pixels.iter().enumerate().try_for_each(|(index, image)| check_pixels(index, image, spec))?;
         if pixels.iter().map(|image| image.key).collect::<HashSet<_>>().len() < pixels.len() {
             return Err(bad_request("pixels", "has a key twice"));

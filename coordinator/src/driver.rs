@@ -1,11 +1,13 @@
 //! The loop that drives a replica: schedule, run, apply; and between groups, wait.
 
 use std::{
+    mem::take,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tessera_engine::{ConfigError, Engine, Event};
+use tessera_registry::Registry;
 use tessera_service::{Health, Phase, metrics as names};
 use tessera_types::{ModelSpec, SequenceId, StepOutput};
 use tokio::{
@@ -23,7 +25,7 @@ use crate::{
     metrics::Metrics,
     service::Command,
     session::{Message, Sessions, event_bound},
-    state::{GroupState, ReplicaState},
+    state::{GroupState, Load, ReplicaState},
     status::{self, away},
 };
 
@@ -43,6 +45,7 @@ pub(crate) struct Driver {
     state: watch::Sender<ReplicaState>,
     group: watch::Sender<GroupState>,
     health: Health,
+    registry: Registry,
     siblings: Siblings,
     stop: CancellationToken,
     start: Instant,
@@ -52,8 +55,6 @@ pub(crate) struct Driver {
     draining_since: Option<Instant>,
     /// The bound of this drain.
     drain: Duration,
-    groups: u64,
-    last_loss: String,
     /// Groups lost since the last token came.
     barren: u32,
     metrics: Metrics,
@@ -65,6 +66,7 @@ pub(crate) struct Wires {
     pub(crate) state: watch::Sender<ReplicaState>,
     pub(crate) group: watch::Sender<GroupState>,
     pub(crate) health: Health,
+    pub(crate) registry: Registry,
     pub(crate) siblings: Siblings,
     pub(crate) stop: CancellationToken,
 }
@@ -73,8 +75,8 @@ impl Driver {
     pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
         let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
-        let metrics = Metrics::new(&config.replica);
-        let Wires { commands, state, group, health, siblings, stop } = wires;
+        let metrics = Metrics::new(&config.replica, config.tp);
+        let Wires { commands, state, group, health, registry, siblings, stop } = wires;
         Ok(Self {
             engine,
             sessions: Sessions::default(),
@@ -82,6 +84,7 @@ impl Driver {
             state,
             group,
             health,
+            registry,
             siblings,
             stop,
             start: Instant::now(),
@@ -89,8 +92,6 @@ impl Driver {
             alone_since: Some(Instant::now()),
             draining_since: None,
             drain: config.timeouts.drain,
-            groups: 0,
-            last_loss: String::new(),
             barren: 0,
             metrics,
             config,
@@ -113,7 +114,7 @@ impl Driver {
                     break Ok(());
                 }
                 Err(loss) => {
-                    self.lose(&loss);
+                    self.lose(&group, &loss);
                     last = Some((group, loss));
                 }
             }
@@ -181,17 +182,18 @@ impl Driver {
         self.sessions.resumed();
         self.model = Some(group.spec.clone());
         self.alone_since = None;
-        self.groups += 1;
         self.health.enter(Phase::Serving);
         self.state.send_modify(|state| {
             (state.epoch, state.workers, state.formed) = (group.epoch, group.workers(), Some(Instant::now()));
+            (state.spec, state.fingerprint) = (Some(group.spec.clone()), group.fingerprint.clone());
+            state.groups += 1;
         });
         self.group.send_replace(GroupState::Ready { epoch: group.epoch, kv_blocks: group.kv_blocks });
         self.keep_house();
         Ok(())
     }
 
-    fn lose(&mut self, loss: &Loss) {
+    fn lose(&mut self, group: &Group, loss: &Loss) {
         if loss.is_planned() {
             info!(%loss, "the group is re-formed; what was running is replayed");
         } else {
@@ -203,13 +205,16 @@ impl Driver {
             self.fail_all(&Status::internal(format!("{BARREN} groups in a row were lost without a token: {loss}")));
             self.barren = 0;
         }
-        self.last_loss = loss.to_string();
-        self.state.send_modify(|state| state.workers.clear());
+        let (ranks, problem) = group.lost(loss);
+        self.state.send_modify(|state| {
+            state.workers.clear();
+            state.last_loss.clone_from(&problem);
+        });
         self.alone_since = Some(Instant::now());
         if self.draining_since.is_none() {
             self.health.enter(Phase::Starting);
         }
-        self.group.send_replace(GroupState::Lost { problem: loss.to_string() });
+        self.group.send_replace(GroupState::Lost { ranks, problem });
         self.keep_house();
     }
 
@@ -296,14 +301,12 @@ impl Driver {
 
     fn publish(&mut self) {
         let stats = self.engine.stats();
-        let before = self.state.borrow().clone();
-        let now = ReplicaState {
-            epoch: before.epoch,
-            workers: before.workers,
-            formed: before.formed,
-            groups: self.groups,
-            last_loss: self.last_loss.clone(),
-            spec: self.model.clone(),
+        let (lost, problem) = match &*self.group.borrow() {
+            GroupState::Lost { ranks, problem } => (ranks.clone(), problem.clone()),
+            _ => Default::default(),
+        };
+        let registry_away = self.registry.away_since().map(Into::into);
+        let load = Load {
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
             kv_blocks_used: stats.blocks_used,
@@ -314,12 +317,14 @@ impl Driver {
             draining: self.draining_since.is_some(),
         };
         self.health.work_waits(!self.engine.is_idle());
-        self.metrics.publish(&stats);
         self.state.send_if_modified(|state| {
-            let changed = *state != now;
-            *state = now;
+            let now = (load, lost, problem, registry_away);
+            let before = (state.load, take(&mut state.lost), take(&mut state.problem), state.registry_away);
+            let changed = before != now;
+            (state.load, state.lost, state.problem, state.registry_away) = now;
             changed
         });
+        self.metrics.publish(&stats, &self.state.borrow());
     }
 
     /// Whether requests had better go elsewhere: soon where another replica serves, else only after long.

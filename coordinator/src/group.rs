@@ -10,6 +10,7 @@ mod request;
 mod run;
 
 use tessera_registry::{RegistryError, WorkerRecord};
+use tessera_service::reason;
 use tessera_types::{Epoch, Rank};
 use tonic::{Code, Status, transport::Channel};
 
@@ -42,7 +43,7 @@ pub struct RankError {
 
 impl RankError {
     fn new(member: &Member, status: &Status) -> Self {
-        let (rank, worker, problem) = (member.rank, member.worker.id.clone(), status.message().to_owned());
+        let (rank, worker, problem) = (member.rank, member.worker.id.clone(), reason(status));
         Self { rank, worker, problem, code: status.code() }
     }
 

@@ -111,12 +111,13 @@ impl Coordinator {
         let service = Service::new(&config, commands, state.subscribe());
         let routes = routes(server(service), &health)?;
         let announcer = Announcer::new(&config, registry.clone(), address);
-        let former = Former::new(config.clone(), registry, tls, group.clone());
+        let former = Former::new(config.clone(), registry.clone(), tls, group.clone());
         let announced = state.subscribe();
         // The server outlives the driver, so that what it says last is heard; and takes it down when it fails.
         let (stop, close) = (stop.child_token(), CancellationToken::new());
         let siblings = former.siblings();
-        let driver = Driver::new(config, Wires { commands: received, state, group, health, siblings, stop: stop.clone() })?;
+        let wires = Wires { commands: received, state, group, health, registry, siblings, stop: stop.clone() };
+        let driver = Driver::new(config, wires)?;
         let driving = async {
             let ended = driver.run(former).await;
             close.cancel();

@@ -32,6 +32,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct Service {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) state: watch::Receiver<ReplicaState>,
+    pub(crate) replica: String,
     pub(crate) model: String,
     pub(crate) dtype: String,
     pub(crate) tp: u16,
@@ -39,7 +40,8 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(config: &Config, commands: mpsc::Sender<Command>, state: watch::Receiver<ReplicaState>) -> Self {
-        Self { commands, state, model: config.model.clone(), dtype: config.dtype.clone(), tp: config.tp }
+        let (replica, model, dtype) = (config.replica.clone(), config.model.clone(), config.dtype.clone());
+        Self { commands, state, replica, model, dtype, tp: config.tp }
     }
 
     async fn ask(&self, command: Command) -> Result<(), Status> {
@@ -89,26 +91,32 @@ impl coordinator_server::Coordinator for Service {
 
     async fn get_info(&self, _: Request<wire::GetInfoRequest>) -> Result<Response<wire::GetInfoResponse>, Status> {
         let state = self.state.borrow().clone();
+        let load = state.load;
         let spec = state.spec.as_deref().map(serde_json::to_string).transpose();
         Ok(Response::new(wire::GetInfoResponse {
             model: self.model.clone(),
             epoch: state.epoch.0,
             // Fewer, perhaps, than asked for.
             tp: if state.workers.is_empty() { self.tp.into() } else { state.workers.len() as u32 },
-            max_context: state.max_context as u32,
-            kv_blocks: state.kv_blocks as u32,
-            kv_blocks_used: state.kv_blocks_used as u32,
-            running: state.running as u32,
-            waiting: state.waiting as u32,
-            queued_tokens: state.queued_tokens as u64,
-            ready: state.ready,
+            max_context: load.max_context as u32,
+            kv_blocks: load.kv_blocks as u32,
+            kv_blocks_used: load.kv_blocks_used as u32,
+            running: load.running as u32,
+            waiting: load.waiting as u32,
+            queued_tokens: load.queued_tokens as u64,
+            ready: load.ready,
             dtype: self.dtype.clone(),
             model_spec: spec.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default(),
-            draining: state.draining,
+            draining: load.draining,
             workers: state.workers,
             groups: state.groups,
             last_loss: state.last_loss,
+            model_fingerprint: state.fingerprint,
             group_age_ms: state.formed.map_or(0, |formed| formed.elapsed().as_millis() as u64),
+            replica: self.replica.clone(),
+            lost_ranks: state.lost.iter().map(|rank| rank.0.into()).collect(),
+            problem: state.problem,
+            registry_away_ms: state.registry_away.map_or(0, |since| since.elapsed().as_millis() as u64),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tessera_types::{Epoch, ModelSpec};
+use tessera_types::{Epoch, ModelSpec, Rank};
 
 /// Where the group is in its life; for progress bars and for waiting until a replica is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,14 +30,16 @@ pub enum GroupState {
     },
     /// A group was lost, or could not be formed; it will be tried again.
     Lost {
-        /// Why.
+        /// Ranks that are to blame for the loss, as far as that is known; none before the first group.
+        ranks: Vec<Rank>,
+        /// Why there is no group: what ended the last one, and what keeps the next from being formed.
         problem: String,
     },
     /// The coordinator has stopped.
     Stopped,
 }
 
-/// What routers ask for: load and limits.
+/// What routers ask for: the group, its load and its limits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaState {
     /// The last group's epoch; 0 before there was any.
@@ -50,8 +52,23 @@ pub struct ReplicaState {
     pub groups: u64,
     /// Why the group before this one ended.
     pub last_loss: String,
+    /// Ranks that the last group lost, until workers are claimed for the next or known to be wanting.
+    pub lost: Vec<Rank>,
+    /// Why there is no group; empty while there is one, and while this replica stands by for workers.
+    pub problem: String,
+    /// Since when the registry has answered nothing; until it does, nothing that is lost is replaced.
+    pub registry_away: Option<Instant>,
     /// The model's shape, once a group has loaded it.
     pub spec: Option<Arc<ModelSpec>>,
+    /// What its weights are known by, wherever they lie; empty before there was any group.
+    pub fingerprint: String,
+    /// What may change with every step.
+    pub load: Load,
+}
+
+/// A replica's load and limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
     /// Tokens a sequence may have.
     pub max_context: usize,
     /// Blocks of the cache.

@@ -5,6 +5,9 @@ use tessera_types::{BlockId, Epoch, ImageKey, SequenceId, StepId, TokenId};
 
 use crate::{WireError, internal as wire};
 
+/// Patches along a side of an image: keeps their count far from overflow, and no image comes near it.
+const MAX_SIDE: u32 = 1 << 15;
+
 fn tokens(ids: Vec<u32>) -> Vec<TokenId> {
     ids.into_iter().map(TokenId).collect()
 }
@@ -13,19 +16,28 @@ fn ids(tokens: &[TokenId]) -> Vec<u32> {
     tokens.iter().map(|token| token.0).collect()
 }
 
-fn key(bytes: &[u8]) -> Result<ImageKey, WireError> {
-    let problem = || WireError { field: "image key", problem: format!("must have 32 bytes, has {}", bytes.len()) };
+/// Every message of a repeated field; what is wrong with one is told with its place.
+///
+/// # Errors
+/// Those of the first that means nothing.
+pub fn each<W, D: TryFrom<W, Error = WireError>>(field: &str, messages: Vec<W>) -> Result<Vec<D>, WireError> {
+    let read = |(at, message)| D::try_from(message).map_err(|error| error.within(format_args!("{field}[{at}]")));
+    messages.into_iter().enumerate().map(read).collect()
+}
+
+fn key(field: &str, bytes: &[u8]) -> Result<ImageKey, WireError> {
+    let problem = || WireError::new(field, format!("must have 32 bytes, has {}", bytes.len()));
     bytes.try_into().map(ImageKey).map_err(|_| problem())
 }
 
 fn grid(grid: Option<wire::Grid>) -> Result<domain::Grid, WireError> {
-    let grid = grid.ok_or(WireError::missing("grid"))?;
-    // The bound keeps patch counts far from overflow; no image comes near it.
-    let side = 1..=1 << 15;
-    if !side.contains(&grid.rows) || !side.contains(&grid.cols) {
-        return Err(WireError { field: "grid", problem: format!("{} by {} is out of range", grid.rows, grid.cols) });
+    let wire::Grid { rows, cols } = grid.ok_or(WireError::missing("grid"))?;
+    for (field, side) in [("grid.rows", rows), ("grid.cols", cols)] {
+        if !(1..=MAX_SIDE).contains(&side) {
+            return Err(WireError::new(field, format!("must be from 1 to {MAX_SIDE}, is {side}")));
+        }
     }
-    Ok(domain::Grid { rows: grid.rows, cols: grid.cols })
+    Ok(domain::Grid { rows, cols })
 }
 
 impl From<domain::Grid> for wire::Grid {
@@ -44,7 +56,7 @@ impl TryFrom<wire::PlacedImage> for domain::PlacedImage {
     type Error = WireError;
 
     fn try_from(image: wire::PlacedImage) -> Result<Self, WireError> {
-        Ok(Self { key: key(&image.key)?, at: image.at, grid: grid(image.grid)? })
+        Ok(Self { key: key("key", &image.key)?, at: image.at, grid: grid(image.grid)? })
     }
 }
 
@@ -58,7 +70,7 @@ impl TryFrom<wire::ImagePixels> for domain::ImageEncode {
     type Error = WireError;
 
     fn try_from(image: wire::ImagePixels) -> Result<Self, WireError> {
-        Ok(Self { key: key(&image.key)?, grid: grid(image.grid)?, pixels: image.pixels })
+        Ok(Self { key: key("key", &image.key)?, grid: grid(image.grid)?, pixels: image.pixels })
     }
 }
 
@@ -135,13 +147,14 @@ impl TryFrom<wire::StepPlan> for domain::StepPlan {
     type Error = WireError;
 
     fn try_from(plan: wire::StepPlan) -> Result<Self, WireError> {
+        let forgotten = plan.forget_images.iter().enumerate();
         Ok(Self {
             epoch: Epoch(plan.epoch),
             step: StepId(plan.step),
             end: plan.end.into_iter().map(SequenceId).collect(),
-            forget_images: plan.forget_images.iter().map(|bytes| key(bytes)).collect::<Result<_, _>>()?,
-            start: plan.start.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
-            encode: plan.encode.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            forget_images: forgotten.map(|(at, bytes)| key(&format!("forget_images[{at}]"), bytes)).collect::<Result<_, _>>()?,
+            start: each("start", plan.start)?,
+            encode: each("encode", plan.encode)?,
             chunks: plan.chunks.into_iter().map(Into::into).collect(),
         })
     }
@@ -167,7 +180,7 @@ impl TryFrom<wire::SequenceStart> for domain::SequenceStart {
             sequence: SequenceId(start.sequence),
             tokens: tokens(start.tokens),
             prompt_len: start.prompt_len,
-            images: start.images.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            images: each("images", start.images)?,
             sampling: start.sampling.ok_or(WireError::missing("sampling"))?.into(),
         })
     }

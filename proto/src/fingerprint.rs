@@ -1,5 +1,7 @@
 //! What a worker that holds weights is known by.
 
+use tessera_types::Fnv1a;
+
 use crate::internal::{LoadRequest, model_source::Source};
 
 impl LoadRequest {
@@ -8,16 +10,11 @@ impl LoadRequest {
     pub fn fingerprint(&self) -> String {
         let model = match self.model.as_ref().and_then(|model| model.source.as_ref()) {
             Some(Source::Folder(folder)) => folder.clone(),
-            Some(Source::Dummy(dummy)) => format!("dummy {:016x} seed {}", hash(dummy.model_spec.as_bytes()), dummy.seed),
+            Some(Source::Dummy(dummy)) => format!("dummy {:016x} seed {}", Fnv1a::of(dummy.model_spec.as_bytes()), dummy.seed),
             None => String::new(),
         };
         format!("{model} {} tp {} rank {}", self.dtype, self.tp, self.rank)
     }
-}
-
-/// FNV-1a: it names, it does not protect.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -45,5 +42,18 @@ mod tests {
         ];
         let distinct: std::collections::HashSet<_> = names.iter().map(LoadRequest::fingerprint).collect();
         assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn a_name_stays_what_it_was() {
+        let source = Source::Dummy(DummyModel { model_spec: "{1}".into(), seed: 1 });
+        let request = LoadRequest {
+            model: Some(ModelSource { source: Some(source) }),
+            dtype: "bf16".into(),
+            tp: 2,
+            rank: 1,
+            ..Default::default()
+        };
+        assert_eq!(request.fingerprint(), "dummy c669d619832f5d24 seed 1 bf16 tp 2 rank 1");
     }
 }

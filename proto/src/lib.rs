@@ -5,6 +5,7 @@ mod details;
 mod error;
 mod fingerprint;
 
+pub use convert::each;
 pub use details::{bad_request, retry_after, retry_delay, violations};
 pub use error::WireError;
 

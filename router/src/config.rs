@@ -26,10 +26,14 @@ pub struct RouterConfig {
     pub max_context: Option<usize>,
     /// Bounds on one request.
     pub limits: Limits,
+    /// Connections that each front has at once; more are refused.
+    pub max_connections: usize,
     /// Requests in flight.
     pub max_requests: usize,
     /// Bytes of bodies and pixels that requests in flight hold between them.
     pub max_held_bytes: usize,
+    /// Bytes that decoding images takes at once, as their headers tell it; those over that wait.
+    pub max_decoding_bytes: usize,
     /// Images decoded and prepared at the same time.
     pub image_workers: usize,
     /// Whether and from where image URLs are fetched.
@@ -81,8 +85,10 @@ impl RouterConfig {
             model,
             max_context: None,
             limits: Limits::default(),
+            max_connections: 8192,
             max_requests: 4096,
             max_held_bytes: 4 << 30,
+            max_decoding_bytes: 2 << 30,
             image_workers: std::thread::available_parallelism().map_or(1, usize::from),
             fetch: FetchPolicy::default(),
             api_keys: ApiKeys::default(),

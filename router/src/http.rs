@@ -145,7 +145,8 @@ async fn model(State(router): State<Arc<Router>>, Path(name): Path<String>) -> R
 
 async fn health(State(router): State<Arc<Router>>) -> Response {
     match router.problem() {
-        None => Json(json!({ "status": "ready" })).into_response(),
+        // It serves, and an operator may want to know of replicas that do not.
+        None => Json(json!({ "status": "ready", "problems": router.replicas().problems() })).into_response(),
         Some(reason) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response()
         }

@@ -4,10 +4,11 @@ mod address;
 mod data_uri;
 mod fetch;
 mod guard;
+mod room;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use tessera_prompt::{ImageError, ImageLimits, grid_of};
+use tessera_prompt::{Header, ImageError, ImageLimits, grid_of};
 use tessera_types::{Grid, ImageEncode, VisionSpec};
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -15,7 +16,7 @@ pub use self::{
     address::Network,
     fetch::{FetchPolicy, Hosts},
 };
-use self::{data_uri::DataUri, fetch::Fetcher};
+use self::{data_uri::DataUri, fetch::Fetcher, room::Room};
 use crate::{
     RequestError, RouterConfig,
     admission::Permit,
@@ -35,6 +36,7 @@ pub(crate) struct Media {
     limits: ImageLimits,
     /// Image work is long, and the event loop must not wait for it.
     workers: Workers,
+    decoding: Room,
     /// What is being fetched is on nobody's account yet.
     fetches: Semaphore,
     metrics: Metrics,
@@ -50,13 +52,16 @@ pub(crate) struct Probed {
     pub(crate) height: u32,
     /// Patches, as it will be encoded.
     pub(crate) grid: Grid,
+    /// Bytes that decoding it takes at most.
+    decoding_bytes: u64,
 }
 
 impl Media {
     pub(crate) fn new(spec: Option<VisionSpec>, config: &RouterConfig, workers: Workers, metrics: Metrics) -> Self {
         let limits = ImageLimits { max_bytes: config.limits.max_image_bytes, max_pixels: config.limits.max_image_pixels };
         let fetches = Semaphore::new(MAX_FETCHES);
-        Self { spec, fetcher: Fetcher::new(config.fetch.clone()), limits, workers, fetches, metrics }
+        let (fetcher, decoding) = (Fetcher::new(config.fetch.clone()), Room::new(config.max_decoding_bytes));
+        Self { spec, fetcher, limits, workers, decoding, fetches, metrics }
     }
 
     /// Whether any URL is fetched.
@@ -101,9 +106,9 @@ impl Media {
         };
         let limits = self.limits;
         let looked = self.workers.run(move || look(data, &image.mime, &limits)).await?;
-        let (file, width, height) = looked.map_err(wrong)?;
+        let (file, Header { width, height, decoding_bytes }) = looked.map_err(wrong)?;
         let grid = self.grid(width, height).map_err(wrong)?;
-        Ok(Probed { field, file, width, height, grid })
+        Ok(Probed { field, file, width, height, grid, decoding_bytes })
     }
 
     async fn fetch(&self, url: &str, permit: &Permit) -> Result<Result<Bytes, String>, RequestError> {
@@ -129,7 +134,10 @@ impl Media {
     async fn prepare_one(&self, image: Probed) -> Result<ImageEncode, RequestError> {
         let Some(spec) = self.spec.clone() else { return Err(RequestError::internal("an image for a model without vision")) };
         let limits = self.limits;
+        let room = self.decoding.take(image.decoding_bytes).await;
+        let room = room.map_err(|problem| RequestError::invalid(image.field.clone(), problem))?;
         let work = move || {
+            let _room = room;
             let started = Instant::now();
             (tessera_prompt::prepare(&image.file, &spec, &limits), started.elapsed(), image.field)
         };
@@ -140,8 +148,8 @@ impl Media {
     }
 }
 
-/// An image's file, with the width and height that its header tells.
-fn look(data: ImageData, mime: &str, limits: &ImageLimits) -> Result<(Bytes, u32, u32), String> {
+/// An image's file, with what its header tells.
+fn look(data: ImageData, mime: &str, limits: &ImageLimits) -> Result<(Bytes, Header), String> {
     let file = match data {
         ImageData::Bytes(file) => file,
         ImageData::DataUri(uri) => DataUri::parse(&uri)?.decode(limits.max_bytes)?.into(),
@@ -152,8 +160,8 @@ fn look(data: ImageData, mime: &str, limits: &ImageLimits) -> Result<(Bytes, u32
         Some(found) if !mime.is_empty() && mime != found => return Err(format!("is said to be {mime}, but is {found}")),
         _ => {}
     }
-    let (width, height) = tessera_prompt::probe(&file, limits).map_err(|error| error.to_string())?;
-    Ok((file, width, height))
+    let header = tessera_prompt::probe(&file, limits).map_err(|error| error.to_string())?;
+    Ok((file, header))
 }
 
 /// The type that a client claims, by its registered name; empty when it claims none.

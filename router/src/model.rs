@@ -7,6 +7,7 @@ use std::{
 };
 
 use tessera_prompt::{Tokenizer, TokenizerError};
+use tessera_proto::internal::GetInfoResponse;
 use tessera_types::{ModelConfigError, ModelSpec};
 
 use crate::{ModelSource, RequestError, RouterConfig};
@@ -56,6 +57,23 @@ impl Model {
             ModelSource::Folder(folder) => (read_spec(folder)?, Tokenizer::from_folder(folder)?),
         };
         Ok(Self { name: config.model_name.clone(), spec, tokenizer: Arc::new(tokenizer) })
+    }
+
+    /// What tells the model that a replica serves from this one, as a predicate of the replica; `None` where nothing does.
+    /// What a replica leaves out it is believed.
+    pub(crate) fn unlike(&self, info: &GetInfoResponse) -> Option<String> {
+        if !info.model.is_empty() && info.model != self.name {
+            return Some(format!("serves the model `{}`, not `{}`", info.model, self.name));
+        }
+        if info.model_spec.is_empty() {
+            return None;
+        }
+        match serde_json::from_str::<ModelSpec>(&info.model_spec) {
+            // How long a context may be, the layouts' configurations of one model may say differently.
+            Ok(spec) if spec.decoder == self.spec.decoder && spec.vision == self.spec.vision => None,
+            Ok(_) => Some(format!("serves a model of another shape than `{}`", self.name)),
+            Err(error) => Some(format!("tells a shape that cannot be read: {error}")),
+        }
     }
 
     /// Refuses any name but its own; an empty one stands for it.

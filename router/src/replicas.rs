@@ -3,79 +3,77 @@
 mod choose;
 mod poll;
 mod prefixes;
+mod replica;
 mod watch;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-use tessera_proto::{
-    MAX_MESSAGE_BYTES,
-    internal::{GetInfoResponse, coordinator_client::CoordinatorClient},
-};
+use parking_lot::RwLock;
+use tessera_proto::internal::GetInfoResponse;
 use tessera_registry::ReplicaRecord;
-use tessera_service::{PeerError, Tls, peer};
+use tessera_service::Tls;
 use tessera_types::PrefixHash;
 use tokio::{
     sync::watch as channel,
     time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
-use self::{
-    choose::{Candidate, choose},
-    prefixes::Prefixes,
+use self::choose::choose;
+use crate::model::Model;
+
+pub(crate) use self::{
+    replica::{Load, Replica},
+    watch::follow,
 };
 
-pub(crate) use self::watch::follow;
+/// Replicas whose problems are told at most.
+const PROBLEMS: usize = 8;
+
+/// What a request asks of the replica that takes it.
+pub(crate) struct Wanted<'a> {
+    /// Tokens of its longest sequence.
+    pub(crate) context: usize,
+    /// The prompt's blocks.
+    pub(crate) prompt: &'a [PrefixHash],
+    /// The weights that it began with, if it has begun and they are known.
+    pub(crate) weights: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    fn fits(&self, replica: &Replica) -> bool {
+        let has_them = |weights| replica.weights().as_deref() == Some(weights);
+        replica.is_ready() && replica.context() >= self.context && self.weights.is_none_or(has_them)
+    }
+}
+
+/// What a replica's weights are known by; one that does not say is taken at its word.
+fn weights(info: &GetInfoResponse) -> Option<Arc<str>> {
+    (!info.model_fingerprint.is_empty()).then(|| format!("{} in {}", info.model_fingerprint, info.dtype).into())
+}
 
 /// Every replica known.
 pub(crate) struct Replicas {
+    /// In the order in which they came.
     known: RwLock<Vec<Arc<Replica>>>,
+    model: Arc<Model>,
     tls: Option<Tls>,
     /// Counts changes of what is known of any replica.
     changes: channel::Sender<u64>,
 }
 
-/// One replica.
-pub(crate) struct Replica {
-    id: String,
-    address: String,
-    client: CoordinatorClient<Channel>,
-    ready: AtomicBool,
-    /// It finishes what it has, and takes nothing new.
-    draining: AtomicBool,
-    /// Tokens waiting there, as it said last.
-    queued_tokens: AtomicU64,
-    /// Prompt tokens that this router has sent and that still run there.
-    sent_tokens: AtomicU64,
-    /// 0 while unknown.
-    max_context: AtomicU32,
-    prefixes: Mutex<Prefixes>,
-    forgotten: CancellationToken,
-}
-
-/// Prompt tokens in a replica's account, taken off when dropped.
-pub(crate) struct Load {
-    replica: Arc<Replica>,
-    tokens: u64,
-}
-
 impl Replicas {
-    pub(crate) fn new(tls: Option<Tls>) -> Arc<Self> {
-        Arc::new(Self { known: RwLock::default(), tls, changes: channel::Sender::new(0) })
+    /// Those of `model`; none is known yet.
+    pub(crate) fn new(model: Arc<Model>, tls: Option<Tls>) -> Arc<Self> {
+        Arc::new(Self { known: RwLock::default(), model, tls, changes: channel::Sender::new(0) })
     }
 
-    /// A ready replica that holds `context` tokens and is not among `tried`: the one with the longest part of `prompt`
-    /// in its cache, unless others have much less to do.
-    pub(crate) fn pick(&self, context: usize, prompt: &[PrefixHash], tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
+    /// A ready replica that fits a request and is not among `tried`: the one with the longest part of its prompt in the
+    /// cache, unless others have much less to do.
+    pub(crate) fn pick(&self, wanted: &Wanted<'_>, tried: &[Arc<Replica>]) -> Option<Arc<Replica>> {
         let known = self.known.read();
-        let fit = known.iter().filter(|replica| replica.is_ready() && replica.context() >= context);
+        let fit = known.iter().filter(|replica| wanted.fits(replica));
         let fit: Vec<_> = fit.filter(|replica| !tried.iter().any(|other| Arc::ptr_eq(other, replica))).collect();
-        let candidates: Vec<_> = fit.iter().map(|replica| replica.candidate(prompt)).collect();
+        let candidates: Vec<_> = fit.iter().map(|replica| replica.candidate(wanted.prompt)).collect();
         choose(&candidates, |below| rand::random_range(..below)).map(|at| fit[at].clone())
     }
 
@@ -109,15 +107,15 @@ impl Replicas {
         known.retain(|replica| {
             let stays = records.iter().any(|record| replica.is(record));
             if !stays {
-                tracing::info!(replica = %replica.id, "a replica has gone");
-                replica.forgotten.cancel();
+                tracing::info!(replica = %replica.id(), "a replica has gone");
+                replica.forgotten().cancel();
             }
             stays
         });
         let mut changed = known.len() != before;
         for record in records {
             if let Some(replica) = known.iter().find(|replica| replica.is(&record)) {
-                changed |= replica.draining.swap(record.draining, Relaxed) != record.draining;
+                changed |= replica.drain(record.draining);
             } else if let Some(replica) = self.meet(&record) {
                 known.push(replica);
                 changed = true;
@@ -125,17 +123,53 @@ impl Replicas {
         }
         drop(known);
         if changed {
-            self.changes.send_modify(|count| *count += 1);
+            self.tell();
         }
     }
 
-    fn meet(&self, record: &ReplicaRecord) -> Option<Arc<Replica>> {
+    /// Lets those who wait look again.
+    fn tell(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Takes in what a replica says of itself, or why it says nothing.
+    fn note(&self, replica: &Replica, told: Result<GetInfoResponse, String>) {
+        let told = told.map_err(|reason| format!("does not answer: {reason}"));
+        let told = told.and_then(|info| self.model.unlike(&info).map_or(Ok(info), Err));
+        // Before it is compared with others: it may be the one that they are compared with.
+        replica.holds(told.as_ref().ok().and_then(weights));
+        let told = match self.has_other_weights(replica) {
+            Some(problem) => told.and(Err(problem)),
+            None => told,
+        };
+        if replica.note(told) {
+            tracing::info!(replica = %replica.id(), ready = replica.is_ready(), "a replica changed");
+            self.tell();
+        }
+    }
+
+    /// All have the weights of the one that came first, or nothing is sent to them: nobody could tell which are meant, and
+    /// no stream must go on with others. One that drains makes way for those that come in its place.
+    fn has_other_weights(&self, replica: &Replica) -> Option<String> {
+        let own = replica.weights()?;
+        let known = self.known.read();
+        let mut staying = known.iter().filter(|other| !other.is_draining());
+        let (first, weights) = staying.find_map(|other| Some((other, other.weights()?)))?;
+        (weights != own).then(|| format!("has other weights than {}: {own}, not {weights}", first.id()))
+    }
+
+    /// Why nothing is sent to some replicas, a sentence each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.known.read().iter().filter_map(|replica| replica.problem()).take(PROBLEMS).collect()
+    }
+
+    fn meet(self: &Arc<Self>, record: &ReplicaRecord) -> Option<Arc<Replica>> {
         let ReplicaRecord { id, address, .. } = record;
         match Replica::new(record, self.tls.as_ref()) {
             Ok(replica) => {
                 tracing::info!(replica = %id, %address, "a replica has come");
                 let replica = Arc::new(replica);
-                tokio::spawn(poll::watch_load(replica.clone(), self.changes.clone()));
+                tokio::spawn(poll::watch(replica.clone(), Arc::downgrade(self)));
                 Some(replica)
             }
             Err(error) => {
@@ -146,92 +180,8 @@ impl Replicas {
     }
 }
 
-impl Replica {
-    fn new(record: &ReplicaRecord, tls: Option<&Tls>) -> Result<Self, PeerError> {
-        let client = CoordinatorClient::new(peer(&record.address, tls)?)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self {
-            id: record.id.clone(),
-            address: record.address.clone(),
-            client,
-            ready: AtomicBool::new(false),
-            draining: AtomicBool::new(record.draining),
-            queued_tokens: AtomicU64::new(0),
-            sent_tokens: AtomicU64::new(0),
-            max_context: AtomicU32::new(0),
-            prefixes: Mutex::default(),
-            forgotten: CancellationToken::new(),
-        })
-    }
-
-    /// Its name in the registry.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// A client of it.
-    pub(crate) fn client(&self) -> CoordinatorClient<Channel> {
-        self.client.clone()
-    }
-
-    /// Puts `tokens` in its account.
-    pub(crate) fn begin(self: &Arc<Self>, tokens: u64) -> Load {
-        self.sent_tokens.fetch_add(tokens, Relaxed);
-        Load { replica: self.clone(), tokens }
-    }
-
-    /// Notes that it was sent a prompt, which it will have in its cache.
-    pub(crate) fn remember(&self, prompt: &[PrefixHash]) {
-        self.prefixes.lock().remember(prompt);
-    }
-
-    /// Not to be chosen until it has answered again.
-    pub(crate) fn suspect(&self) {
-        self.ready.store(false, Relaxed);
-    }
-
-    fn is(&self, record: &ReplicaRecord) -> bool {
-        self.id == record.id && self.address == record.address
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready.load(Relaxed) && !self.draining.load(Relaxed)
-    }
-
-    /// Tokens that a sequence may have there; one that does not say holds what the model can.
-    fn context(&self) -> usize {
-        match self.max_context.load(Relaxed) {
-            0 => usize::MAX,
-            tokens => tokens as usize,
-        }
-    }
-
-    fn candidate(&self, prompt: &[PrefixHash]) -> Candidate {
-        Candidate { matched: self.prefixes.lock().matched(prompt), load: self.load() }
-    }
-
-    fn load(&self) -> u64 {
-        self.queued_tokens.load(Relaxed) + self.sent_tokens.load(Relaxed)
-    }
-
-    /// Notes what it says of itself; whether that makes a difference.
-    fn note(&self, info: &GetInfoResponse) -> bool {
-        self.queued_tokens.store(info.queued_tokens, Relaxed);
-        self.max_context.store(info.max_context, Relaxed);
-        self.prefixes.lock().note(info.epoch, info.kv_blocks);
-        self.ready.swap(info.ready, Relaxed) != info.ready
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.replica.sent_tokens.fetch_sub(self.tokens, Relaxed);
-    }
-}
-
 impl Drop for Replicas {
     fn drop(&mut self) {
-        self.known.get_mut().iter().for_each(|replica| replica.forgotten.cancel());
+        self.known.get_mut().iter().for_each(|replica| replica.forgotten().cancel());
     }
 }

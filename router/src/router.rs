@@ -69,8 +69,8 @@ impl Router {
         let workers = Workers::new(config.image_workers);
         Ok(Self {
             pipeline: Pipeline::new(model.clone(), config, workers.clone(), metrics.clone()),
+            replicas: Replicas::new(model.clone(), tls),
             model,
-            replicas: Replicas::new(tls),
             admission: Admission::new(config.max_requests, config.max_held_bytes),
             workers,
             metrics,
@@ -208,7 +208,10 @@ impl Router {
         let (ready, known) = self.replicas.count();
         match self.health.problem()? {
             "starting" if known == 0 => Some("no replica is known".into()),
-            "starting" => Some(format!("{ready} of {known} replicas are ready")),
+            "starting" => {
+                let count = format!("{ready} of {known} replicas are ready");
+                Some([vec![count], self.replicas.problems()].concat().join("; "))
+            }
             other => Some(other.into()),
         }
     }

@@ -86,7 +86,9 @@ pub async fn run(config: RouterConfig, registry: Registry, shutdown: Cancellatio
     let front = config.front_tls.clone().map(Acceptor::front).transpose()?;
     let scheme = if front.is_some() { "https" } else { "http" };
     let tls = config.tls.clone().map(Tls::read).transpose()?;
-    let (grpc, http) = (bind(config.grpc).await?.secured(front.clone()), bind(config.http).await?.secured(front));
+    let most = config.max_connections;
+    let grpc = bind(config.grpc).await?.secured(front.clone()).at_most(most);
+    let http = bind(config.http).await?.secured(front).at_most(most);
     let (grpc_address, http_address) = (grpc.address, http.address);
     let loaded = tokio::task::spawn_blocking(move || Router::new(&config, tls).map(|router| (router, config.drain)));
     let (router, drain) = loaded.await??;

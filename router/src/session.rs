@@ -48,6 +48,8 @@ pub(crate) struct Session {
     last_tokens: Vec<Option<Instant>>,
     prompt_logprobs: Vec<TokenLogprob>,
     upstream: Option<Upstream>,
+    /// What the weights are known by that its tokens come from.
+    weights: Option<Arc<str>>,
     lost: Option<Arc<Replica>>,
     losses: u32,
     accepted: Option<Accepted>,
@@ -88,6 +90,7 @@ impl Session {
             sequences,
             prompt_logprobs: Vec::new(),
             upstream: None,
+            weights: None,
             lost: None,
             losses: 0,
             accepted: None,
@@ -312,8 +315,11 @@ impl Session {
     /// The replica's stream broke: the request moves on, unless the status says that it would break anywhere.
     fn lose(&mut self, status: Status) -> Result<(), RequestError> {
         let Some(upstream) = self.upstream.take() else { return Ok(()) };
-        if let Verdict::Refused = Verdict::of(&status) {
-            return Err(status.into());
+        match Verdict::of(&status) {
+            Verdict::Refused => return Err(status.into()),
+            // Others need not find out by trying.
+            Verdict::Lost => upstream.replica().suspect(),
+            Verdict::Full => {}
         }
         self.losses += 1;
         self.tally.replayed();

@@ -1,8 +1,8 @@
 //! What a shard worker is told when it starts, resolved.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tessera_device::sim::SimConfig;
+use tessera_device::{DeviceError, cuda::CudaGpu, sim::SimConfig};
 use tessera_service::TlsFiles;
 
 /// A shard worker's configuration.
@@ -29,7 +29,7 @@ pub struct Config {
 }
 
 /// What a worker computes on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum DeviceConfig {
     /// The processors of this host.
     Cpu {
@@ -37,6 +37,17 @@ pub enum DeviceConfig {
         threads: usize,
         /// Memory for keys and values, in bytes.
         kv_memory: u64,
+    },
+    /// An NVIDIA GPU.
+    Cuda {
+        /// The GPU.
+        gpu: CudaGpu,
+        /// A folder with kernels made for it.
+        kernels: Option<PathBuf>,
+        /// Memory for keys and values, in bytes; what is left beside the weights when `None`.
+        kv_memory: Option<u64>,
+        /// Whether passes of next tokens are recorded as CUDA graphs.
+        graphs: bool,
     },
     /// Nothing: a clock in place of arithmetic.
     Sim {
@@ -48,10 +59,19 @@ pub enum DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// The name others know it by: `cpu`, `sim:h100`.
+    /// The GPU `ordinal` of this process.
+    ///
+    /// # Errors
+    /// `Library` where there is no driver, `NoDevice` where there are fewer GPUs.
+    pub fn cuda(ordinal: usize, kernels: Option<PathBuf>, kv_memory: Option<u64>, graphs: bool) -> Result<Self, DeviceError> {
+        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs })
+    }
+
+    /// The name others know it by: `cpu`, `cuda:0`, `sim:h100`.
     pub fn name(&self) -> String {
         match self {
             Self::Cpu { .. } => "cpu".into(),
+            Self::Cuda { gpu, .. } => format!("cuda:{}", gpu.ordinal),
             Self::Sim { accelerator, .. } => format!("sim:{accelerator}"),
         }
     }
@@ -61,6 +81,7 @@ impl DeviceConfig {
     pub fn memory(&self) -> u64 {
         match self {
             Self::Cpu { kv_memory, .. } => *kv_memory,
+            Self::Cuda { gpu, kv_memory, .. } => kv_memory.unwrap_or(gpu.memory),
             Self::Sim { accelerator, kv_memory } => kv_memory.unwrap_or_else(|| accelerator.accelerator.memory()),
         }
     }

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
-    DeviceError, Dtype,
+    Device, DeviceError, Dtype,
     cpu::{CpuConfig, CpuDevice},
+    cuda::{CudaConfig, CudaDevice},
     sim::SimConfig,
 };
 use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_parameters};
@@ -34,7 +35,35 @@ pub(crate) struct Holding {
 /// What runs the steps.
 enum Forward {
     Cpu(Box<Model<CpuDevice>>),
+    Cuda(Box<Model<CudaDevice>>),
     Sim(Box<SimModel>),
+}
+
+/// A device that runs the forward pass itself.
+trait Computes: Device + Sized {
+    fn forward(model: Model<Self>) -> Forward;
+    /// The model that is held, if it is on such a device.
+    fn model(forward: &mut Forward) -> Option<&mut Model<Self>>;
+}
+
+impl Computes for CpuDevice {
+    fn forward(model: Model<Self>) -> Forward {
+        Forward::Cpu(Box::new(model))
+    }
+
+    fn model(forward: &mut Forward) -> Option<&mut Model<Self>> {
+        if let Forward::Cpu(model) = forward { Some(model) } else { None }
+    }
+}
+
+impl Computes for CudaDevice {
+    fn forward(model: Model<Self>) -> Forward {
+        Forward::Cuda(Box::new(model))
+    }
+
+    fn model(forward: &mut Forward) -> Option<&mut Model<Self>> {
+        if let Forward::Cuda(model) = forward { Some(model) } else { None }
+    }
 }
 
 impl Holding {
@@ -43,16 +72,25 @@ impl Holding {
         held: &mut Option<Self>,
         request: &LoadRequest,
         abort: AbortHandle,
-        device: DeviceConfig,
+        device: &DeviceConfig,
         counter: &Arc<AtomicU64>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let loaded = match device {
-            DeviceConfig::Cpu { threads, kv_memory } => Self::load_cpu(held, request, abort, threads, kv_memory, progress),
-            DeviceConfig::Sim { accelerator, kv_memory } => Self::load_sim(held, request, abort, accelerator, kv_memory),
+            DeviceConfig::Cpu { threads, kv_memory } => {
+                let config = CpuConfig { threads: *threads, dtype: request.dtype };
+                Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
+            }
+            DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs } => {
+                let config = CudaConfig { ordinal: gpu.ordinal, kernels: kernels.clone(), workspace: None, records: *graphs };
+                let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
+                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.dtype), progress)
+            }
+            DeviceConfig::Sim { accelerator, kv_memory } => Self::load_sim(held, request, abort, *accelerator, *kv_memory),
         };
         match held.as_mut().map(|held| &mut held.forward) {
             Some(Forward::Cpu(model)) => model.count_progress(counter.clone()),
+            Some(Forward::Cuda(model)) => model.count_progress(counter.clone()),
             Some(Forward::Sim(model)) => model.count_progress(counter.clone()),
             None => {}
         }
@@ -60,35 +98,35 @@ impl Holding {
     }
 
     /// What is wrong with the request itself is found before any rank waits for another; the group is joined before the
-    /// weights are read, since ranks that hold them already would else wait for those that read.
-    fn load_cpu(
+    /// weights are read, since ranks that hold them already would else wait for those that read. `kv_memory` is told the
+    /// bytes of the weights.
+    fn load_on<D: Computes>(
         held: &mut Option<Self>,
         request: &LoadRequest,
         abort: AbortHandle,
-        threads: usize,
-        kv_memory: u64,
+        kv_memory: impl FnOnce(u64) -> u64,
+        device: impl FnOnce() -> Result<D, DeviceError>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let source = request.model.open()?;
         let spec = source.spec();
         let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
-        let blocks = request.blocks(spec, &plan, kv_memory)?;
+        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.dtype)))?;
         let weights = Some(source.fingerprint());
-        let collective = join_with(&request.group, abort.clone())?;
-        match Self::fitting(held, request, weights, &plan, blocks) {
-            Some(Forward::Cpu(model)) => model.join(collective)?,
-            _ => {
-                // The old weights must make room first.
-                *held = None;
-                let device = CpuDevice::new(CpuConfig { threads, dtype: request.dtype });
-                let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
-                let mut progress = |done, total| {
-                    progress(done, total);
-                    if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
-                };
-                let model = Model::load(&source, plan, device.map_err(ModelError::from)?, collective, cache, &mut progress)?;
-                *held = Some(Self::new(Forward::Cpu(Box::new(model)), request, weights, blocks));
-            }
+        if let Some(model) = Self::fitting(held, request, weights, &plan, blocks).and_then(D::model) {
+            model.join(join_with(&request.group, abort)?)?;
+        } else {
+            // The old weights must make room first, and a collective of devices needs the device.
+            *held = None;
+            let device = device().map_err(ModelError::from)?;
+            let collective = join_with(&request.group, abort.clone())?;
+            let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
+            let mut progress = |done, total| {
+                progress(done, total);
+                if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
+            };
+            let model = Model::load(&source, plan, device, collective, cache, &mut progress)?;
+            *held = Some(Self::new(D::forward(model), request, weights, blocks));
         }
         loaded(held, spec, blocks, source.bytes_read())
     }
@@ -146,6 +184,7 @@ impl Holding {
     pub(crate) fn step(&mut self, plan: &StepPlan, given: Instant) -> Result<StepOutput, ModelError> {
         let step = guarded(|| match &mut self.forward {
             Forward::Cpu(model) => model.step(plan),
+            Forward::Cuda(model) => model.step(plan),
             Forward::Sim(model) => model.step(plan, given),
         });
         step.unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
@@ -154,6 +193,7 @@ impl Holding {
     fn spec(&self) -> &ModelSpec {
         match &self.forward {
             Forward::Cpu(model) => model.spec(),
+            Forward::Cuda(model) => model.spec(),
             Forward::Sim(model) => model.spec(),
         }
     }
@@ -161,6 +201,7 @@ impl Holding {
     fn plan(&self) -> &ShardPlan {
         match &self.forward {
             Forward::Cpu(model) => model.plan(),
+            Forward::Cuda(model) => model.plan(),
             Forward::Sim(model) => model.plan(),
         }
     }

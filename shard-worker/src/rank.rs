@@ -111,7 +111,7 @@ impl Owner {
             }
         };
         let held = &mut self.held;
-        let loaded = guarded(|| Holding::load(held, request, abort, self.device, self.work.progress(), &mut progress));
+        let loaded = guarded(|| Holding::load(held, request, abort, &self.device, self.work.progress(), &mut progress));
         let loaded = loaded.unwrap_or_else(|panic| {
             self.held = None;
             Err(ModelError::from(DeviceError::Thread(panic)).into())

@@ -89,7 +89,7 @@ impl ShardWorker {
         let (work, inventory) = (Work::new(health.clone()), watch::Sender::new(Inventory::default()));
         let seen = inventory.subscribe();
         let id: Arc<str> = config.id.into();
-        let commands = rank::start(id.clone(), config.device, fence.clone(), work.clone(), inventory)?;
+        let commands = rank::start(id.clone(), config.device.clone(), fence.clone(), work.clone(), inventory)?;
         let (left, gone) = watch::channel(Epoch::default());
         // Stopped from outside, asked to leave, or by a server that failed.
         let (draining, leave, ended) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());

@@ -23,6 +23,7 @@ pub fn binary() -> Result<PathBuf> {
 #[derive(Clone, Debug)]
 pub struct Up {
     arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Up {
@@ -32,7 +33,7 @@ impl Up {
         let fixed = ["up", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dtype", "f32", "--kv-memory", "64MiB", "--model"];
         let mut arguments: Vec<String> = fixed.map(str::to_owned).into();
         arguments.push(model);
-        Self { arguments }.with("--threads", 1)
+        Self { arguments, environment: Vec::new() }.with("--threads", 1)
     }
 
     /// Adds a flag, in place of an earlier value of it.
@@ -50,9 +51,15 @@ impl Up {
         self
     }
 
+    /// On GPUs, which stand-ins on the CPU are; in bf16, the only numbers they know.
+    pub fn on_gpus(mut self) -> Self {
+        self.environment.extend(tessera_test_gpu::environment(4));
+        self.with("--device", "cuda").with("--dtype", "bf16")
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Result<Cluster> {
-        Cluster::start(self.arguments).await
+        Cluster::start(&self.arguments, &self.environment).await
     }
 }
 
@@ -67,8 +74,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    async fn start(arguments: Vec<String>) -> Result<Self> {
-        let process = Role::start(&arguments, &[]).await?;
+    async fn start(arguments: &[String], environment: &[(&str, String)]) -> Result<Self> {
+        let process = Role::start(arguments, environment).await?;
         Ok(Self { grpc: process.address("grpc")?, http: process.address("http")?, process })
     }
 

@@ -1,12 +1,14 @@
 //! A fleet: real etcd, and every role as a process of its own that can be killed, stopped, cut off and started again.
 
+mod coordinator;
 mod doors;
 mod plan;
 mod process;
 mod status;
 
+pub use coordinator::Coordinator;
 pub use doors::{Door, Doors};
-pub use plan::Plan;
+pub use plan::{Plan, RANKS};
 pub use process::Usage;
 pub use status::Status;
 
@@ -14,19 +16,28 @@ use std::{collections::BTreeMap, env, fs::File, process::Stdio, sync::Arc, time:
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use tessera_test_etcd::{Etcd, Link, LinkState};
+use tessera_test_etcd::{Etcd, Link};
+pub use tessera_test_etcd::{LinkState, Pace};
 use tokio::{
     process::Command,
     time::{Instant, sleep},
 };
 
-use self::{plan::port, process::Process};
-use crate::binary;
+use self::{
+    plan::{port, worker_port},
+    process::Process,
+};
+use crate::{
+    binary,
+    network::{Cable, Network, SWITCH},
+};
 
 /// How long anything that must happen may take; far more than it needs.
 const SOON: Duration = Duration::from_secs(60);
 /// Between two looks at the cluster.
 const LOOK: Duration = Duration::from_millis(100);
+/// The port of every worker that has a host of its own; its rank meets others by TCP on the port [`RANKS`] beyond.
+pub const WORKER_PORT: u16 = 7072;
 
 /// Processes of one cluster.
 pub struct Fleet {
@@ -34,30 +45,33 @@ pub struct Fleet {
     pub etcd: Etcd,
     processes: BTreeMap<String, Process>,
     links: BTreeMap<String, Vec<Link>>,
+    coordinators: BTreeMap<String, Coordinator>,
     doors: Doors,
     plan: Plan,
     home: TempDir,
+    /// Goes last: all the others are in it.
+    network: Option<Network>,
 }
 
 impl Fleet {
-    /// Starts three nodes of etcd and all roles, and waits until as many replicas serve as there are workers for.
+    /// Starts three nodes of etcd and all roles, and waits until as many replicas serve as there are workers for. Where
+    /// workers have hosts of their own, this thread is at their switch from then on, until the fleet is dropped.
     pub async fn start(plan: Plan) -> Result<Self> {
-        let mut doors = Vec::new();
-        let mut fleet = Self { plan, ..Self::empty().await? };
-        let (plan, registry) = (fleet.plan.clone(), fleet.etcd.url());
+        let mut fleet = Self::of(plan).await?;
+        let (plan, registry, mut doors) = (fleet.plan.clone(), fleet.etcd.url(), Vec::new());
         let workers = plan.workers + plan.later;
         for worker in 0..workers {
             fleet.plan_worker(&format!("w{worker}"), worker + plan.linked >= workers).await?;
         }
         for coordinator in 0..plan.coordinators {
-            let name = format!("c{coordinator}");
-            let arguments = plan.coordinator(&name, port()?, &registry);
-            fleet.add(name, arguments);
+            let (name, coordinator) = (format!("c{coordinator}"), Coordinator::new(port()?, port()?));
+            fleet.add(&name, Vec::new(), plan.coordinator(&name, &coordinator, &registry));
+            fleet.coordinators.insert(name, coordinator);
         }
         for router in 0..plan.routers {
             let grpc = port()?;
             doors.push(Door::new(format!("http://127.0.0.1:{grpc}")));
-            fleet.add(format!("r{router}"), Plan::router(grpc, port()?, &registry));
+            fleet.add(&format!("r{router}"), Vec::new(), Plan::router(grpc, port()?, &registry));
         }
         fleet.doors = Arc::new(doors);
         let later: Vec<_> = (plan.workers..workers).map(|worker| format!("w{worker}")).collect();
@@ -75,16 +89,24 @@ impl Fleet {
 
     /// Starts three nodes of etcd, and no role.
     pub async fn empty() -> Result<Self> {
-        let (etcd, mut home, plan) = (Etcd::start(3).await, tempfile::tempdir()?, Plan::default());
+        Self::of(Plan::default()).await
+    }
+
+    async fn of(plan: Plan) -> Result<Self> {
+        let hosts: Vec<_> = (0..plan.hosts).map(|worker| format!("w{worker}")).collect();
+        let network = if hosts.is_empty() { None } else { Some(Network::of(&hosts)?) };
+        let etcd = Etcd::start_at(here(network.as_ref()), 3).await;
+        let mut home = tempfile::tempdir()?;
         // Whoever wants to know what the processes said.
         home.disable_cleanup(env::var_os("TESSERA_KEEP_LOGS").is_some());
-        Ok(Self { etcd, processes: BTreeMap::new(), links: BTreeMap::new(), doors: Doors::default(), plan, home })
+        let (processes, links, coordinators) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { etcd, processes, links, coordinators, doors: Doors::default(), plan, home, network })
     }
 
     /// Starts any `tessera` of this cluster. Does not wait for it.
     pub fn run(&mut self, name: &str, command: &str) -> Result<()> {
         let command = format!("{command} --registry {}", self.etcd.url());
-        self.add(name.to_owned(), command.split_whitespace().map(str::to_owned).collect());
+        self.add(name, Vec::new(), command.split_whitespace().map(str::to_owned).collect());
         self.launch(name)
     }
 
@@ -101,26 +123,39 @@ impl Fleet {
         self.processes.get(name)?.id()
     }
 
-    fn add(&mut self, name: String, arguments: Vec<String>) {
-        let process = Process::new(&name, arguments, self.home.path());
-        self.processes.insert(name, process);
+    fn add(&mut self, name: &str, on: Vec<String>, arguments: Vec<String>) {
+        let process = Process::new(name, on, arguments, self.home.path());
+        self.processes.insert(name.to_owned(), process);
     }
 
     async fn plan_worker(&mut self, name: &str, linked: bool) -> Result<()> {
-        let port = port()?;
-        let (mut advertise, mut registry) = (format!("127.0.0.1:{port}"), self.etcd.url());
+        let host = self.network.as_ref().filter(|network| network.hosts().iter().any(|host| host == name));
+        let (on, address, port) = match host {
+            Some(network) => (network.on(name)?, network.address(name)?, WORKER_PORT),
+            None => (self.plan.sees(), here(self.network.as_ref()).to_owned(), worker_port()?),
+        };
+        let (listen, mut registry) = (format!("{address}:{port}"), self.etcd.url());
+        let mut advertise = listen.clone();
         if linked {
-            let mut links = vec![Link::to(&advertise).await];
-            for node in 0..self.etcd.len() {
-                links.push(Link::to(&self.etcd.address(node)).await);
-            }
+            let links = self.worker_links(&address, port).await?;
             advertise = links[0].address();
             registry = format!("etcd://{}", links[1..].iter().map(Link::address).collect::<Vec<_>>().join(","));
             self.links.insert(name.to_owned(), links);
         }
-        let arguments = self.plan.worker(name, port, &advertise, &registry);
-        self.add(name.to_owned(), arguments);
+        let arguments = self.plan.worker(name, &listen, &advertise, &registry);
+        self.add(name, on, arguments);
         Ok(())
+    }
+
+    /// To a worker, and from there to the nodes of etcd. Its rank listens beside the first one's near end, which others are
+    /// told, and is met without a link.
+    async fn worker_links(&self, address: &str, port: u16) -> Result<Vec<Link>> {
+        let (near, pace) = (worker_port()?, self.plan.pace);
+        let mut links = vec![Link::between(&format!("{address}:{near}"), &format!("{address}:{port}"), pace).await];
+        for node in 0..self.etcd.len() {
+            links.push(Link::between(&format!("{address}:0"), &self.etcd.address(node), pace).await);
+        }
+        Ok(links)
     }
 
     fn process(&mut self, name: &str) -> Result<&mut Process> {
@@ -196,6 +231,21 @@ impl Fleet {
         self.links.keys().cloned().collect()
     }
 
+    /// From now on, a worker's own cable does this.
+    pub fn cable(&self, name: &str, cable: Cable) -> Result<()> {
+        self.network.as_ref().with_context(|| format!("{name} has no cable"))?.set(name, cable)
+    }
+
+    /// Workers with a cable of their own.
+    pub fn hosts(&self) -> Vec<String> {
+        self.network.as_ref().map(|network| network.hosts().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether cables may fail one way.
+    pub fn can_filter(&self) -> bool {
+        self.network.as_ref().is_some_and(Network::can_filter)
+    }
+
     /// All processes.
     pub fn names(&self) -> Vec<String> {
         self.processes.keys().cloned().collect()
@@ -226,7 +276,12 @@ impl Fleet {
 
     /// What `tessera status` says.
     pub async fn status(&self) -> Result<Status> {
-        Status::of(&self.etcd.url()).await
+        Status::of(&["--registry", &self.etcd.url()]).await
+    }
+
+    /// A coordinator as those know it who watch it.
+    pub fn coordinator(&self, name: &str) -> Result<&Coordinator> {
+        self.coordinators.get(name).with_context(|| format!("no coordinator {name}"))
     }
 
     /// Waits until the cluster is as `so` wants it.
@@ -242,4 +297,9 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Where everything listens that has no host of its own.
+fn here(network: Option<&Network>) -> &'static str {
+    if network.is_some() { SWITCH } else { "127.0.0.1" }
 }

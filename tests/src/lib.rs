@@ -4,6 +4,7 @@ mod cluster;
 pub mod fleet;
 mod golden;
 pub mod load;
+pub mod network;
 mod role;
 pub mod storm;
 

@@ -5,7 +5,7 @@ mod question;
 mod stream;
 
 pub use pulse::Silence;
-pub use question::{Question, questions, reference_of_the_first_picture};
+pub use question::{Question, picture, questions, reference_of_the_first_picture};
 pub use stream::{Answer, Broken, Lives, Sequence, ask};
 
 use std::{

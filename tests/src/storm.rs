@@ -12,6 +12,7 @@ use self::fault::{Fault, Subjects};
 use crate::{
     fleet::{Fleet, Plan, Usage},
     load::{Load, Report, questions},
+    network::Network,
 };
 
 /// Streams that are always open.
@@ -23,9 +24,17 @@ const MORE: Usage = Usage { memory: 64 << 20, descriptors: 40 };
 /// How long what was left behind may take to go: leases end within seconds.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Two replicas of two ranks, a spare worker, a spare coordinator, two routers.
-fn plan() -> Plan {
-    Plan { workers: 5, linked: 2, coordinators: 3, routers: 2, drain: 5, ..Plan::default() }
+/// Two replicas of two ranks, a spare worker, a spare coordinator, two routers; where that is allowed, two of the workers
+/// on hosts of their own.
+fn plan(say: &impl Fn(&str)) -> Plan {
+    let hosts = match Network::allowed() {
+        Ok(()) => 2,
+        Err(reason) => {
+            say(&format!("skipped: no cable fails, since this process may not make network namespaces: {reason:#}"));
+            0
+        }
+    };
+    Plan { workers: 5, hosts, linked: 2, coordinators: 3, routers: 2, drain: 5, ..Plan::default() }
 }
 
 /// Lets `faults` faults drawn from `seed` happen, and tells each by `say`.
@@ -34,7 +43,7 @@ fn plan() -> Plan {
 /// Whatever should not have been: a stream that was changed or broken, a process that is larger, keys that stay.
 pub async fn storm(faults: usize, seed: u64, say: impl Fn(&str)) -> Result<Report> {
     let questions = questions(2, 500).await?;
-    let mut fleet = Fleet::start(plan()).await?;
+    let mut fleet = Fleet::start(plan(&say)).await?;
     let load = Load::start(fleet.doors(), &questions, STREAMS);
     load.flows().await?;
     let calm = Calm::of(&fleet).await?;
@@ -118,9 +127,11 @@ impl Storm {
             if gone.len() < away { here } else { Vec::new() }
         };
         let workers = here('w', AWAY[0]);
-        let linked = fleet.linked().into_iter().filter(|name| workers.contains(name)).collect();
+        let (mut linked, mut hosts) = (fleet.linked(), fleet.hosts());
+        linked.retain(|name| workers.contains(name));
+        hosts.retain(|name| workers.contains(name));
         let (coordinators, routers) = (here('c', AWAY[1]), here('r', AWAY[2]));
-        Subjects { workers, linked, coordinators, routers, etcd: !self.is_away("etcd") }
+        Subjects { workers, linked, hosts, filter: fleet.can_filter(), coordinators, routers, etcd: !self.is_away("etcd") }
     }
 }
 

@@ -8,6 +8,7 @@ mod simulated;
 use anyhow::Result;
 use clap::Parser;
 use tessera_tests::storm::storm;
+use tokio::runtime::Builder;
 
 /// What to do.
 #[derive(Debug, Parser)]
@@ -26,9 +27,15 @@ struct Args {
     simulated: bool,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let args = Args::parse();
+    let measures = args.measure || args.simulated;
+    // A storm may move its thread into a network of its own; clients that measure want all cores.
+    let mut runtime = if measures { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    runtime.enable_all().build()?.block_on(run(args))
+}
+
+async fn run(args: Args) -> Result<()> {
     if args.measure {
         measure::measure().await?;
     }

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tessera-prompt", &["tessera-types"]),
     ("tessera-engine", &["tessera-types"]),
     ("tessera-device", &["tessera-types"]),
+    ("tessera-test-gpu", &[]),
     ("tessera-collective", &["tessera-types"]),
     ("tessera-model", &["tessera-types", "tessera-device", "tessera-collective"]),
     ("tessera-router", &["tessera-types", "tessera-proto", "tessera-registry", "tessera-service", "tessera-prompt"]),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tessera_registry::{Membership, WorkerRecord, WorkerState};
+use tessera_types::Fnv1a;
 
 /// What a replica knows when it chooses.
 #[derive(Debug, Default)]
@@ -86,10 +87,9 @@ fn by_rank(pool: &[&WorkerRecord], tp: usize, experience: &Experience) -> Vec<Wo
     holders.into_iter().filter_map(|holder| holder.or_else(|| take(&|_| true))).cloned().collect()
 }
 
-/// A number that only the two names decide, by FNV-1a.
+/// A number that only the two names decide.
 fn affinity(replica: &str, worker: &str) -> u64 {
-    let bytes = replica.bytes().chain([0]).chain(worker.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    Fnv1a::default().and(replica.as_bytes()).and(&[0]).and(worker.as_bytes()).finish()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 use futures::future::join_all;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
 use tessera_registry::{Followed, Membership, Registry, RegistryError, WorkerRecord, WorkerState};
-use tessera_service::Tls;
+use tessera_service::{Complaint, Tls};
 use tessera_types::{Epoch, Rank};
 use tokio::{
     sync::watch,
@@ -25,7 +25,7 @@ use super::{
     request::{collective, request, weights},
     run::release,
 };
-use crate::{config::Config, state::GroupState};
+use crate::{bounded::bounded, config::Config, state::GroupState};
 
 /// How long a worker that failed is doubtful: longer than its lease, if it is dead.
 const DOUBT: Duration = Duration::from_secs(15);
@@ -48,12 +48,15 @@ pub(crate) struct Former {
     state: watch::Sender<GroupState>,
     /// Workers of the last group, by rank.
     ranks: Vec<String>,
+    /// The ranks that the last group lost, and why it ended; nothing while there is a group.
+    lost: (Vec<Rank>, String),
     failed: Vec<Failed>,
     started: Instant,
     /// Before the next attempt.
     pause: Duration,
     /// The least degree that the model is not known to be too large for.
     least: usize,
+    complaint: Complaint,
 }
 
 /// The other replicas of the model.
@@ -88,8 +91,9 @@ impl Failed {
 impl Former {
     pub(crate) fn new(config: Arc<Config>, registry: Registry, tls: Option<Tls>, state: watch::Sender<GroupState>) -> Self {
         let (members, pause) = (registry.follow(), config.timeouts.retry);
-        let (ranks, failed, started) = (Vec::new(), Vec::new(), Instant::now());
-        Self { config, registry, members, tls, state, ranks, failed, started, pause, least: 1 }
+        let (ranks, lost, failed, started) = (Vec::new(), Default::default(), Vec::new(), Instant::now());
+        let complaint = Complaint::default();
+        Self { config, registry, members, tls, state, ranks, lost, failed, started, pause, least: 1, complaint }
     }
 
     /// Lets the last group go, then tries until there is a new one.
@@ -99,6 +103,8 @@ impl Former {
     pub(crate) async fn form(&mut self, last: Option<(Group, Loss)>) -> Result<Group, FormError> {
         if let Some((mut group, loss)) = last {
             group.hear_out(&loss).await;
+            self.lost = group.lost(&loss);
+            self.state.send_replace(self.without_a_group(None));
             self.doubt(group.suspects());
             let short = group.age() < SHORT && !loss.is_planned();
             group.release().await;
@@ -111,7 +117,11 @@ impl Former {
         loop {
             self.let_others_go_first().await;
             let error = match self.attempt().await {
-                Ok(group) => return Ok(group),
+                Ok(group) => {
+                    self.lost = Default::default();
+                    self.complaint.settle();
+                    return Ok(group);
+                }
                 Err(error) if error.is_final() && self.ranks.is_empty() => return Err(error),
                 Err(error) => error,
             };
@@ -147,11 +157,23 @@ impl Former {
     fn report(&mut self, error: &FormError) {
         let state = match error {
             FormError::Workers { free, needed } => GroupState::Waiting { free: *free, needed: *needed },
-            error => GroupState::Lost { problem: error.to_string() },
+            error => self.without_a_group(Some(error)),
         };
-        if self.state.send_replace(state.clone()) != state {
+        self.state.send_replace(state);
+        if self.complaint.is_due(&error.to_string(), Instant::now()) {
             warn!(%error, "no group yet");
         }
+    }
+
+    /// What there was, and what keeps the next group from being formed.
+    fn without_a_group(&self, error: Option<&FormError>) -> GroupState {
+        let (ranks, loss) = self.lost.clone();
+        let problem = match error {
+            None => loss,
+            Some(error) if loss.is_empty() => error.to_string(),
+            Some(error) => format!("{loss}; no new group: {error}"),
+        };
+        GroupState::Lost { ranks, problem }
     }
 
     /// Notes that workers failed, the last to fail at the end.
@@ -207,13 +229,21 @@ impl Former {
         smaller.filter(|&degree| degree >= self.least).unwrap_or(tp)
     }
 
-    async fn attempt(&mut self) -> Result<Group, FormError> {
-        if self.members.now().is_none() {
-            let _ = timeout(self.config.timeouts.call, self.members.changed()).await;
+    /// The membership as last heard. While the registry is away nobody can be claimed, and whoever seems to be free, or
+    /// wanting, was so before.
+    async fn known_members(&mut self) -> Result<Arc<Membership>, RegistryError> {
+        let call = self.config.timeouts.call;
+        if self.registry.away_since().is_some() {
+            bounded(call, self.registry.members()).await?;
         }
-        let Some(members) = self.members.now() else {
-            return Err(RegistryError::Unavailable("it was not read yet".into()).into());
-        };
+        if self.members.now().is_none() {
+            let _ = timeout(call, self.members.changed()).await;
+        }
+        self.members.now().ok_or_else(|| RegistryError::Unavailable("it was not read yet".into()))
+    }
+
+    async fn attempt(&mut self) -> Result<Group, FormError> {
+        let members = self.known_members().await?;
         self.doubt([]);
         let needed = self.degree();
         let experience = Experience {

@@ -28,6 +28,8 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 /// What all ranks loaded.
 pub(super) struct Model {
     pub(super) spec: Arc<ModelSpec>,
+    /// Of the weights' contents.
+    pub(super) fingerprint: String,
     /// The least of any rank.
     pub(super) kv_blocks: u32,
 }
@@ -126,13 +128,12 @@ fn agree(loaded: Vec<wire::Loaded>) -> Result<Model, FormError> {
     if specs.iter().any(|other| *other != spec) {
         return Err(FormError::Shape(loaded.into_iter().map(|rank| rank.model_spec).collect::<Vec<_>>().join(" and ")));
     }
-    if let Some(first) = loaded.first()
-        && loaded.iter().any(|rank| rank.model_fingerprint != first.model_fingerprint)
-    {
+    let fingerprint = loaded.first().map_or_else(String::new, |first| first.model_fingerprint.clone());
+    if loaded.iter().any(|rank| rank.model_fingerprint != fingerprint) {
         return Err(FormError::Shape("the checkpoint's files differ between the ranks' hosts".into()));
     }
     match loaded.iter().map(|rank| rank.kv_blocks).min() {
-        Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), kv_blocks }),
+        Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), fingerprint, kv_blocks }),
         _ => Err(FormError::Shape("a rank has no room for a single cache block".into())),
     }
 }

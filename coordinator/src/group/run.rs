@@ -80,6 +80,8 @@ impl Loss {
 pub(crate) struct Group {
     pub(crate) epoch: Epoch,
     pub(crate) spec: Arc<ModelSpec>,
+    /// What its weights are known by.
+    pub(crate) fingerprint: String,
     pub(crate) kv_blocks: u32,
     members: Vec<Member>,
     plans: Vec<mpsc::Sender<Bytes>>,
@@ -127,10 +129,26 @@ impl Group {
         }
         let state = |member: &Member| RankState { before: member.progress, now: member.progress, draining: false };
         let ranks = members.iter().map(state).collect();
-        let Model { spec, kv_blocks } = model;
+        let Model { spec, fingerprint, kv_blocks } = model;
         let (steps, suspects, now) = (VecDeque::new(), BTreeSet::new(), Instant::now());
         let (moved, formed) = (now, now);
-        Self { epoch, spec, kv_blocks, members, plans, results, beats, ranks, steps, moved, formed, claim, timeouts, suspects }
+        Self {
+            epoch,
+            spec,
+            fingerprint,
+            kv_blocks,
+            members,
+            plans,
+            results,
+            beats,
+            ranks,
+            steps,
+            moved,
+            formed,
+            claim,
+            timeouts,
+            suspects,
+        }
     }
 
     /// Its degree.
@@ -292,6 +310,18 @@ impl Group {
     pub(super) fn suspects(&self) -> Vec<String> {
         let suspects = self.members.iter().filter(|member| self.suspects.contains(&member.rank));
         suspects.map(|member| member.worker.id.clone()).collect()
+    }
+
+    /// Which ranks are to blame for its loss, as far as that is known, and why it was lost.
+    pub(crate) fn lost(&self, loss: &Loss) -> (Vec<Rank>, String) {
+        let missing = self.members.iter().filter(|member| self.suspects.contains(&member.rank));
+        let named: Vec<_> = missing.map(|member| format!("rank {} (worker {})", member.rank, member.worker.id)).collect();
+        let problem = match loss {
+            loss if named.is_empty() => loss.to_string(),
+            Loss::Rank(_, problem) => format!("lost {}: {problem}", named.join(", ")),
+            loss => format!("lost {}: {loss}", named.join(", ")),
+        };
+        (self.suspects.iter().copied().collect(), problem)
     }
 
     /// Lets the workers go. Those that failed are told, too, but not waited for: the next epoch fences them off.

@@ -24,7 +24,7 @@ use crate::{
 
 /// Runs the load and prints the report.
 pub(crate) async fn run(args: BenchArgs) -> Result<()> {
-    let client = client::connect(&args.endpoint).await?;
+    let client = client::connect(&args.router.endpoint, args.router.ca.as_deref()).await?;
     let info =
         client.clone().get_model_info(v1::GetModelInfoRequest {}).await.context("the router does not say what it serves")?;
     let progress = progress_bar(&args);

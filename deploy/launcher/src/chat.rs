@@ -16,7 +16,7 @@ use crate::{
 
 /// Answers one prompt, or talks until end of input.
 pub(crate) async fn run(args: ChatArgs) -> Result<()> {
-    let mut client = client::connect(&args.endpoint).await?;
+    let mut client = client::connect(&args.router.endpoint, args.router.ca.as_deref()).await?;
     let mut history = Vec::new();
     if let Some(system) = &args.system {
         history.push(message("system", vec![text(system)]));

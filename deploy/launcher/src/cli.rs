@@ -60,7 +60,8 @@ It prints one line `ready grpc=… http=…` when it serves, and stops cleanly o
 
 const CHAT_EXAMPLES: &str = "Examples:
   tessera chat --image photo.jpg 'What is in this picture?'
-  tessera chat --endpoint http://10.0.0.7:7070      # interactive; /image FILE adds a picture, /quit leaves";
+  tessera chat --endpoint http://10.0.0.7:7070      # interactive; /image FILE adds a picture, /quit leaves
+  tessera chat --endpoint https://pixtral.example.com:7070 --ca ca.pem 'Hello'";
 
 const BENCH_EXAMPLES: &str = "Examples:
   tessera bench --concurrency 8 --requests 64 --prompt-tokens 256 --output-tokens 128
@@ -109,7 +110,7 @@ pub(crate) enum TransportArg {
 /// How one rank computes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ComputeArgs {
-    /// What ranks compute on: cpu, or sim:h100, sim:h200, sim:a100, which compute nothing and take the accelerator's time
+    /// What ranks compute on: cpu; cuda or cuda:N, NVIDIA GPUs from the Nth on; or sim:h100, sim:h200, sim:a100, which compute nothing and take the accelerator's time
     /// (sim:h100*10: ten times as long).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "TESSERA_DEVICE")]
     pub(crate) device: DeviceArg,
@@ -117,9 +118,15 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "T", env = "TESSERA_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
     /// Memory for keys and values on each rank, such as 512MiB or 8GiB; a share of free memory when unset,
-    /// or what a simulated accelerator has left beside the weights.
+    /// or what a GPU, real or simulated, has left beside the weights.
     #[arg(long, value_name = "SIZE", env = "TESSERA_KV_MEMORY", value_parser = parse_size)]
     pub(crate) kv_memory: Option<u64>,
+    /// Where kernels made for the GPU lie; else `cubins` beside the program is looked at, and what is not there is compiled.
+    #[arg(long, value_name = "FOLDER", env = "TESSERA_CUDA_KERNELS")]
+    pub(crate) cuda_kernels: Option<PathBuf>,
+    /// Launch every kernel by itself rather than recorded passes.
+    #[arg(long, env = "TESSERA_NO_CUDA_GRAPHS")]
+    pub(crate) no_cuda_graphs: bool,
 }
 
 /// How a replica is made.
@@ -160,6 +167,9 @@ pub(crate) struct FrontArgs {
     /// Address of the OpenAI-compatible HTTP API; port 0 picks one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "TESSERA_HTTP", value_parser = parse_address)]
     pub(crate) http: SocketAddr,
+    /// Connections that each front has at once; more are refused. Each takes a file descriptor.
+    #[arg(long, value_name = "N", default_value_t = 8192, env = "TESSERA_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) max_connections: u32,
     /// Fetch image URLs of public hosts. Private addresses are always refused.
     #[arg(long, env = "TESSERA_ALLOW_IMAGE_URLS")]
     pub(crate) allow_image_urls: bool,
@@ -211,6 +221,9 @@ pub(crate) struct StatusArgs {
     /// Print again every second until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Ask these coordinators and shard workers, and not the registry, as when it is away.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) at: Vec<String>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     #[command(flatten)]
@@ -231,11 +244,21 @@ pub(crate) struct DrainArgs {
     pub(crate) tls: TlsArgs,
 }
 
+/// The router that a client talks to.
 #[derive(Debug, Args)]
-pub(crate) struct ChatArgs {
-    /// The router's gRPC address.
+pub(crate) struct EndpointArgs {
+    /// The router's gRPC address; https:// where its front has TLS.
     #[arg(long, value_name = "ADDR", default_value = "http://127.0.0.1:7070", env = "TESSERA_ENDPOINT")]
     pub(crate) endpoint: String,
+    /// Certificates that sign the router's, in PEM; those that this machine trusts when unset.
+    #[arg(long, value_name = "FILE", env = "TESSERA_CA")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) router: EndpointArgs,
     /// A picture to ask about; may be given several times.
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Vec<PathBuf>,
@@ -257,9 +280,8 @@ pub(crate) struct ChatArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// The router's gRPC address.
-    #[arg(long, value_name = "ADDR", default_value = "http://127.0.0.1:7070", env = "TESSERA_ENDPOINT")]
-    pub(crate) endpoint: String,
+    #[command(flatten)]
+    pub(crate) router: EndpointArgs,
     /// Requests in flight.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) concurrency: u32,

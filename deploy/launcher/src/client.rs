@@ -1,24 +1,44 @@
 //! A thin client of the public gRPC API, for chat, bench and demo.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use tessera_proto::v1::{self, generate_response::Event, inference_client::InferenceClient};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+/// How a certificate begins.
+const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 pub(crate) type Client = InferenceClient<Channel>;
 
-/// A client of the router at `endpoint`; a scheme may be left out.
-pub(crate) async fn connect(endpoint: &str) -> Result<Client> {
-    let uri = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-    let channel = Endpoint::from_shared(uri.clone())
+/// A client of the router at `endpoint`; a scheme may be left out. Where it has TLS, its certificate is to be signed by
+/// `ca`, or by somebody whom this machine trusts.
+pub(crate) async fn connect(endpoint: &str, ca: Option<&Path>) -> Result<Client> {
+    let usual = if ca.is_some() { "https" } else { "http" };
+    let uri = if endpoint.contains("://") { endpoint.to_owned() } else { format!("{usual}://{endpoint}") };
+    let mut router = Endpoint::from_shared(uri.clone())
         .with_context(|| format!("`{uri}` is not an address"))?
         .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .connect()
-        .await
-        .with_context(|| format!("no router answers at {uri}"))?;
+        .tcp_nodelay(true);
+    if uri.starts_with("https://") {
+        router = router.tls_config(tls(ca)?).with_context(|| format!("no TLS to {uri}"))?;
+    } else {
+        ensure!(ca.is_none(), "--ca is given, and {uri} is a plain address");
+    }
+    let channel = router.connect().await.with_context(|| format!("no router answers at {uri}"))?;
     Ok(InferenceClient::new(channel).max_decoding_message_size(tessera_proto::MAX_MESSAGE_BYTES))
+}
+
+fn tls(ca: Option<&Path>) -> Result<ClientTlsConfig> {
+    let Some(file) = ca else { return Ok(ClientTlsConfig::new().with_native_roots()) };
+    let pem = fs::read(file).with_context(|| format!("cannot read the certificates in {}", file.display()))?;
+    let found = pem.windows(PEM.len()).any(|bytes| bytes == PEM);
+    ensure!(found, "{} holds no certificate in PEM", file.display());
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
 }
 
 /// A text part.

@@ -38,10 +38,14 @@ impl LocalCluster {
         let model = Model::new(&args.model)?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
+        // First of all, since it is the router that is told ports and files: what is wrong with them is found before
+        // anything is loaded.
+        let router = tessera_router::run(router, registry.clone(), stop.clone()).await?;
         let mut roles = JoinSet::new();
         let ranks = args.replica.tp * args.replicas;
-        for _ in 0..ranks {
-            let worker = ShardWorker::bind(settings::shard_worker(&args.compute, LOOPBACK, ranks, args.registry.lease())).await?;
+        for nth in 0..ranks {
+            let config = settings::shard_worker(&args.compute, LOOPBACK, (nth, ranks), args.registry.lease())?;
+            let worker = ShardWorker::bind(config).await?;
             let (registry, stop) = (registry.clone(), stop.clone());
             roles.spawn(async move { worker.run(Some(registry), stop).await.context("a shard worker ended") });
         }
@@ -75,7 +79,6 @@ impl LocalCluster {
                 return Err(vague);
             },
         }
-        let router = tessera_router::run(router, registry, stop.clone()).await?;
         let cluster = Self { router, roles, stop };
         cluster.replicas_known(args.replicas.into()).await?;
         Ok(cluster)
@@ -96,11 +99,18 @@ impl LocalCluster {
                 queue: 16,
             },
             replicas: 1,
-            compute: ComputeArgs { device: DeviceArg::Cpu, threads: Some(1), kv_memory: Some(64 << 20) },
+            compute: ComputeArgs {
+                device: DeviceArg::Cpu,
+                threads: Some(1),
+                kv_memory: Some(64 << 20),
+                cuda_kernels: None,
+                no_cuda_graphs: false,
+            },
             registry: RegistryArgs::default(),
             front: FrontArgs {
                 grpc: LOOPBACK,
                 http: LOOPBACK,
+                max_connections: 64,
                 allow_image_urls: false,
                 api_key_file: None,
                 tls: FrontTlsArgs::default(),

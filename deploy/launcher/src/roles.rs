@@ -38,7 +38,7 @@ pub(crate) async fn shard_worker(args: ShardWorkerArgs) -> Result<()> {
     let registry = settings::registry(&args.registry)?;
     let Identity { id, advertise, drain } = Identity::new("worker", &args.identity, args.listen)?;
     let tls = settings::tls(&args.tls);
-    let config = settings::shard_worker(&args.compute, args.listen, 1, args.registry.lease());
+    let config = settings::shard_worker(&args.compute, args.listen, (0, 1), args.registry.lease())?;
     let worker = ShardWorker::bind(tessera_shard_worker::Config { id, advertise, drain, tls, ..config }).await?;
     let health = worker.health();
     let status = status(args.status, move || health.problem().map(str::to_owned)).await?;
@@ -123,7 +123,7 @@ async fn status(address: Option<SocketAddr>, problem: impl Fn() -> Option<String
 fn coordinator_problem(group: &GroupState, health: &Health) -> Option<String> {
     match (health.problem(), group) {
         (None, _) | (Some("starting"), GroupState::Waiting { .. }) => None,
-        (Some(_), GroupState::Lost { problem }) => Some(problem.clone()),
+        (Some(_), GroupState::Lost { problem, .. }) => Some(problem.clone()),
         (Some(problem), _) => Some(problem.to_owned()),
     }
 }

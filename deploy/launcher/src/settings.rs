@@ -78,24 +78,34 @@ fn shape(model: &str) -> Result<ModelSpec> {
     spec.with_context(|| format!("{}", file.display()))
 }
 
-/// A shard worker's configuration; `ranks` share this machine.
-pub(crate) fn shard_worker(args: &ComputeArgs, listen: SocketAddr, ranks: u16, lease: Duration) -> tessera_shard_worker::Config {
-    tessera_shard_worker::Config {
+/// The configuration of a shard worker that is the `nth` of `ranks` on this machine.
+pub(crate) fn shard_worker(
+    args: &ComputeArgs,
+    listen: SocketAddr,
+    (nth, ranks): (u16, u16),
+    lease: Duration,
+) -> Result<tessera_shard_worker::Config> {
+    Ok(tessera_shard_worker::Config {
         id: unique("worker"),
         listen,
         advertise: None,
         host: tessera_shard_worker::host(),
-        device: device(args, ranks),
+        device: device(args, (nth, ranks))?,
         tls: None,
         lease,
         drain: DRAIN,
         grace: GRACE,
-    }
+    })
 }
 
-fn device(args: &ComputeArgs, ranks: u16) -> DeviceConfig {
-    match args.device {
+fn device(args: &ComputeArgs, (nth, ranks): (u16, u16)) -> Result<DeviceConfig> {
+    Ok(match args.device {
         DeviceArg::Sim(accelerator) => DeviceConfig::Sim { accelerator, kv_memory: args.kv_memory },
+        DeviceArg::Cuda(first) => {
+            let gpu = first + usize::from(nth);
+            DeviceConfig::cuda(gpu, args.cuda_kernels.clone(), args.kv_memory, !args.no_cuda_graphs)
+                .with_context(|| format!("--device cuda:{gpu}"))?
+        }
         DeviceArg::Cpu => {
             let cores = thread::available_parallelism().map_or(1, usize::from);
             DeviceConfig::Cpu {
@@ -103,7 +113,7 @@ fn device(args: &ComputeArgs, ranks: u16) -> DeviceConfig {
                 kv_memory: args.kv_memory.unwrap_or_else(|| free_memory() / 4 / u64::from(ranks)),
             }
         }
-    }
+    })
 }
 
 /// The registry that is named, if one is.
@@ -186,6 +196,7 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
     };
     let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
     config.front_tls = front_tls(&args.tls);
+    config.max_connections = args.max_connections as usize;
     config.max_context = max_context.map(|tokens| tokens as usize);
     if args.allow_image_urls {
         config.fetch.hosts = Hosts::Any;

@@ -1,32 +1,38 @@
 //! `tessera status`: what the registry and the roles themselves say.
 
+mod cluster;
+
 use std::{
     io::{Write, stdout},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use futures::future::join_all;
 use serde_json::{Value, json};
-use tessera_proto::internal::{self as wire, coordinator_client::CoordinatorClient, shard_worker_client::ShardWorkerClient};
-use tessera_registry::{Membership, ReplicaRecord, WorkerRecord, WorkerState};
-use tessera_service::{Tls, peer};
-use tokio::time::{sleep, timeout};
+use tessera_registry::{WorkerRecord, WorkerState};
+use tessera_service::Tls;
+use tokio::time::sleep;
 
+use self::cluster::Cluster;
 use crate::{cli::StatusArgs, settings};
 
-/// A role that does not answer within this is shown as silent.
-const CALL: Duration = Duration::from_secs(2);
 /// Between two pictures.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Prints the cluster, once or again and again.
 pub(crate) async fn run(args: StatusArgs) -> Result<()> {
-    let registry = settings::named_registry(&args.registry)?;
     let tls = settings::tls(&args.tls).map(Tls::read).transpose()?;
+    // Whoever is named is asked, whatever registry the environment names.
+    let registry = if args.at.is_empty() { Some(settings::named_registry(&args.registry)?) } else { None };
     loop {
-        let (_, members) = registry.members().await.context("cannot read the registry")?;
-        let cluster = Cluster::ask(members, tls.as_ref()).await;
+        let cluster = match &registry {
+            Some(registry) => {
+                let members = registry.members().await;
+                let (_, members) = members.context("cannot read the registry; --at HOST:PORT asks processes themselves")?;
+                Cluster::ask(members, tls.as_ref()).await
+            }
+            None => Cluster::at(&args.at, tls.as_ref()).await,
+        };
         let text = if args.json { format!("{:#}\n", cluster.json()) } else { cluster.table() };
         let mut out = stdout().lock();
         let clear = if args.watch && !args.json { "\x1b[2J\x1b[H" } else { "" };
@@ -39,28 +45,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<()> {
     }
 }
 
-/// Everyone who is there, with what they say.
-struct Cluster {
-    replicas: Vec<(ReplicaRecord, Option<wire::GetInfoResponse>)>,
-    workers: Vec<(WorkerRecord, Option<String>, Option<wire::GetStatusResponse>)>,
-}
-
 impl Cluster {
-    async fn ask(members: Membership, tls: Option<&Tls>) -> Self {
-        let replicas = join_all(members.replicas.into_values().map(|record| async {
-            let info = replica_info(&record, tls).await;
-            (record, info)
-        }));
-        let claims = &members.claims;
-        let workers = join_all(members.workers.into_values().map(|record| async {
-            let status = worker_status(&record, tls).await;
-            let holder = claims.get(&record.id).map(|claim| claim.replica.clone());
-            (record, holder, status)
-        }));
-        let (replicas, workers) = tokio::join!(replicas, workers);
-        Self { replicas, workers }
-    }
-
     fn json(&self) -> Value {
         let replicas = self.replicas.iter().map(|(record, info)| {
             let mut value = json!({
@@ -68,6 +53,9 @@ impl Cluster {
                 "ready": record.ready, "draining": record.draining, "answers": info.is_some(),
             });
             if let Some(info) = info {
+                // The record may be of a time before the registry was away.
+                value["ready"] = (record.ready && info.ready).into();
+                value["epoch"] = info.epoch.into();
                 value["tp"] = info.tp.into();
                 value["workers"] = info.workers.clone().into();
                 value["running"] = info.running.into();
@@ -78,6 +66,9 @@ impl Cluster {
                 value["groups_formed"] = info.groups.into();
                 value["last_loss"] = info.last_loss.clone().into();
                 value["group_age_ms"] = info.group_age_ms.into();
+                value["lost_ranks"] = info.lost_ranks.clone().into();
+                value["problem"] = info.problem.clone().into();
+                value["registry_away_ms"] = info.registry_away_ms.into();
             }
             value
         });
@@ -101,6 +92,7 @@ impl Cluster {
                 None => "silent",
                 Some(_) if record.draining => "draining",
                 Some(info) if info.ready => "ready",
+                Some(info) if !info.lost_ranks.is_empty() => "degraded",
                 Some(info) if info.groups == 0 => "standing by",
                 Some(_) => "forming",
             };
@@ -116,7 +108,7 @@ impl Cluster {
                 &told.queued_tokens.to_string(),
                 &format!("{share} %"),
                 &told.groups.to_string(),
-                if told.last_loss.is_empty() { "-" } else { &told.last_loss },
+                [told.problem.as_str(), &told.last_loss].into_iter().find(|text| !text.is_empty()).unwrap_or("-"),
             ]));
         }
         let mut text = aligned(&rows);
@@ -146,18 +138,6 @@ fn state(record: &WorkerRecord) -> &'static str {
         WorkerState::Ready => "ready",
         WorkerState::Draining => "draining",
     }
-}
-
-async fn replica_info(record: &ReplicaRecord, tls: Option<&Tls>) -> Option<wire::GetInfoResponse> {
-    let mut client = CoordinatorClient::new(peer(&record.address, tls).ok()?);
-    let info = timeout(CALL, client.get_info(wire::GetInfoRequest {})).await.ok()?.ok()?;
-    Some(info.into_inner())
-}
-
-async fn worker_status(record: &WorkerRecord, tls: Option<&Tls>) -> Option<wire::GetStatusResponse> {
-    let mut client = ShardWorkerClient::new(peer(&record.address, tls).ok()?);
-    let status = timeout(CALL, client.get_status(wire::GetStatusRequest {})).await.ok()?.ok()?;
-    Some(status.into_inner())
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {

@@ -1,21 +1,56 @@
-//! A store whose every call ends.
+//! A store whose every call ends, and which knows for how long it has not been answered.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
 
 use crate::{Compare, Entry, LeaseId, RegistryError, Revision, Store, Watch, Write};
+
+/// Since when a store has answered nothing that it was asked; `None` while it answers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Silence(Arc<Mutex<Option<Instant>>>);
+
+impl Silence {
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.0.lock()
+    }
+
+    /// From the first question that goes unanswered, also where who asked it has given up before its bound.
+    fn asked(&self) {
+        self.0.lock().get_or_insert_with(Instant::now);
+    }
+
+    fn answered(&self) {
+        *self.0.lock() = None;
+    }
+}
 
 /// Gives up on calls that the store below does not answer in time. What such a call did is then unknown.
 pub(crate) struct Bounded<S> {
     store: S,
     bound: Duration,
+    silence: Silence,
 }
 
 impl<S: Store> Bounded<S> {
     pub(crate) fn new(store: S, bound: Duration) -> Self {
-        Self { store, bound }
+        Self { store, bound, silence: Silence::default() }
+    }
+
+    pub(crate) fn silence(&self) -> Silence {
+        self.silence.clone()
+    }
+
+    /// A question and its answer, which may be no.
+    async fn ask<T>(&self, call: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+        self.silence.asked();
+        let answer = self.within(call).await;
+        if !matches!(answer, Err(RegistryError::Unavailable(_))) {
+            self.silence.answered();
+        }
+        answer
     }
 
     async fn within<T>(&self, call: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
@@ -27,26 +62,27 @@ impl<S: Store> Bounded<S> {
 #[async_trait]
 impl<S: Store> Store for Bounded<S> {
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, RegistryError> {
-        self.within(self.store.grant(ttl)).await
+        self.ask(self.store.grant(ttl)).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), RegistryError> {
-        self.within(self.store.keep_alive(lease)).await
+        self.ask(self.store.keep_alive(lease)).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), RegistryError> {
-        self.within(self.store.revoke(lease)).await
+        self.ask(self.store.revoke(lease)).await
     }
 
     async fn commit(&self, conditions: Vec<Compare>, writes: Vec<Write>) -> Result<Option<Revision>, RegistryError> {
-        self.within(self.store.commit(conditions, writes)).await
+        self.ask(self.store.commit(conditions, writes)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<(Revision, Vec<Entry>), RegistryError> {
-        self.within(self.store.list(prefix)).await
+        self.ask(self.store.list(prefix)).await
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, RegistryError> {
+        // A watch may begin while the store is away, and so says nothing of that.
         self.within(self.store.watch(prefix, after)).await
     }
 }
@@ -56,6 +92,7 @@ mod tests {
     use std::{fmt::Debug, future::pending};
 
     use super::*;
+    use crate::MemoryStore;
 
     /// Never answers.
     struct Silent;
@@ -97,5 +134,22 @@ mod tests {
             given_up(store.watch("/", Revision(0)).await);
         };
         timeout(Duration::from_secs(60), all).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn silence_lasts_from_the_first_unanswered_question_to_the_next_answer() {
+        let silent = Bounded::new(Silent, Duration::from_secs(60));
+        assert_eq!(silent.silence().since(), None, "nothing was asked");
+        // Who asks gives up sooner than the bound.
+        assert!(timeout(Duration::from_millis(1), silent.list("/")).await.is_err());
+        let since = silent.silence().since().expect("silence");
+        assert!(timeout(Duration::from_millis(1), silent.list("/")).await.is_err());
+        assert_eq!(silent.silence().since(), Some(since));
+
+        let answers = Bounded { store: MemoryStore::new(), bound: Duration::from_secs(60), silence: silent.silence() };
+        answers.watch("/", Revision(0)).await.unwrap();
+        assert_eq!(answers.silence().since(), Some(since), "a watch begins without an answer");
+        assert!(answers.keep_alive(LeaseId(7)).await.is_err());
+        assert_eq!(answers.silence().since(), None, "no is an answer");
     }
 }

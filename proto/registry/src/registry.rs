@@ -4,29 +4,40 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tessera_types::Epoch;
+use tokio::time::Instant;
 
 use crate::{
     Change, ClaimRecord, Compare, Kept, LeaseId, Membership, MembershipWatch, RegistryError, ReplicaRecord, Revision, Store,
     WorkerRecord, Write,
-    bounded::Bounded,
+    bounded::{Bounded, Silence},
     keys::{CLAIMS, REPLICAS, ROOT, WORKERS},
     membership::read,
 };
 
 /// How long a call to the store may take.
 const CALL: Duration = Duration::from_secs(5);
+/// A store that has answered nothing for so long is away: longer than a cluster of etcd's takes to elect a leader.
+const AWAY: Duration = Duration::from_secs(3);
 
 /// The registry; clones share one store. Every call ends within five seconds, with [`RegistryError::Unavailable`] where
 /// the store does not answer.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn Store>,
+    silence: Silence,
 }
 
 impl Registry {
     /// A registry over a store.
     pub fn new(store: impl Store + 'static) -> Self {
-        Self { store: Arc::new(Bounded::new(store, CALL)) }
+        let store = Bounded::new(store, CALL);
+        Self { silence: store.silence(), store: Arc::new(store) }
+    }
+
+    /// Since when the store has answered nothing, where that is so long that it must be away. Only who asks notices: a
+    /// lease that is kept asks three times in its life.
+    pub fn away_since(&self) -> Option<Instant> {
+        self.silence.since().filter(|since| since.elapsed() > AWAY)
     }
 
     /// A lease that is kept alive until it is dropped; `ttl` is how soon a death is noticed.

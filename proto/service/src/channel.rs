@@ -1,9 +1,12 @@
 //! Channels to other processes.
 
-use std::time::Duration;
+use std::{error::Error, iter::successors, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
 use tower::service_fn;
 
 use crate::Tls;
@@ -48,6 +51,12 @@ pub fn peer(address: &str, tls: Option<&Tls>) -> Result<Channel, PeerError> {
         ("http", Some(_)) => Err(wrong("it is plain, and this process was given certificates".into())),
         (other, _) => Err(wrong(format!("`{other}` is neither http nor https"))),
     }
+}
+
+/// What went wrong with a call, without the layers around it: `Connection refused` rather than `tcp connect error`.
+pub fn reason(status: &Status) -> String {
+    let innermost = successors(status.source(), |error| (*error).source()).last();
+    innermost.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
 fn secured(endpoint: Endpoint, tls: &Tls) -> Channel {

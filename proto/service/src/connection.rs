@@ -4,28 +4,55 @@ use std::{
     future::Future,
     io::{ErrorKind, IoSlice, Result},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 use tokio_util::{
     either::Either,
     sync::{CancellationToken, WaitForCancellationFutureOwned},
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use crate::tls::Accepted;
+use crate::{places::Place, tls::Accepted};
 
-/// A stream that reads as broken once its token is cancelled. The server gives every connection a task of its own,
-/// which a server that ends leaves behind; a broken stream ends the task, and the calls with it.
+/// Bytes by which a client begins to speak HTTP/2; until they have come, nothing else keeps time.
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+/// A stream that reads as broken once its token is cancelled, or while its client has not begun to speak for too long.
+/// The server gives every connection a task of its own, which a server that ends leaves behind; a broken stream ends the
+/// task, and the calls with it.
 pub(crate) struct Connection {
     stream: Accepted,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    silence: Option<Silence>,
+    _place: Place,
+}
+
+/// A client that has not begun to speak.
+struct Silence {
+    /// Of the preface.
+    missing: usize,
+    bound: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: Accepted, cut: &CancellationToken) -> Self {
-        Self { stream, cut: Box::pin(cut.clone().cancelled_owned()) }
+    /// Of a client that must begin to speak `within` a time from now.
+    pub(crate) fn new(stream: Accepted, place: Place, cut: &CancellationToken, within: Duration) -> Self {
+        let silence = Some(Silence { missing: PREFACE, bound: Box::pin(sleep(within)) });
+        Self { stream, cut: Box::pin(cut.clone().cancelled_owned()), silence, _place: place }
+    }
+
+    /// Counts what was heard.
+    fn heard(&mut self, bytes: usize) {
+        self.silence = self.silence.take().and_then(|silence| {
+            let missing = silence.missing.saturating_sub(bytes);
+            (missing > 0).then_some(Silence { missing, ..silence })
+        });
     }
 }
 
@@ -34,7 +61,13 @@ impl AsyncRead for Connection {
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.silence.as_mut().is_some_and(|silence| silence.bound.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        self.heard(buffer.filled().len() - before);
+        Poll::Ready(read)
     }
 }
 

@@ -30,12 +30,14 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 use tracing::{debug, warn};
 
-use crate::{Acceptor, Bound, tls::accept};
+use crate::{
+    Acceptor, Bound,
+    places::{Place, Places},
+    tls::accept,
+};
 
 /// A client that has not asked for anything by then, or not sent the whole of a request's headers, is cut off.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
-/// Connections at once; more wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 8192;
 
 /// Serves `app` by HTTP/1.1 and HTTP/2 until `stop`; then lets requests in flight finish, for as long as `grace`.
 pub async fn serve_http(bound: Bound, app: axum::Router, stop: CancellationToken, grace: Duration) {
@@ -46,14 +48,16 @@ async fn serve_within(bound: Bound, app: axum::Router, stop: CancellationToken, 
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(within);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(within));
-    let Bound { listener, tls, .. } = bound;
+    let Bound { listener, tls, address, connections: most } = bound;
+    let places = Places::new(address, most);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+            accepted = listener.accept() => {
                 let Some(stream) = ready(accepted).await else { continue };
-                let door = Door { tls: tls.clone(), within, builder: builder.clone(), app: app.clone() };
+                let Some(place) = places.take() else { continue };
+                let door = Door { tls: tls.clone(), within, builder: builder.clone(), app: app.clone(), _place: place };
                 connections.spawn(door.serve(stream, graceful.watcher()));
             }
             Some(_) = connections.join_next() => {}
@@ -84,6 +88,7 @@ struct Door {
     within: Duration,
     builder: Builder<TokioExecutor>,
     app: axum::Router,
+    _place: Place,
 }
 
 impl Door {

@@ -1,6 +1,6 @@
 //! Serving gRPC: bind first, so that the address is known and taken before anything depends on it.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::response::IntoResponse;
 use futures::StreamExt;
@@ -19,8 +19,12 @@ use tonic::{
 use tower::Service;
 use tracing::warn;
 
-use crate::{Acceptor, Health, ReflectionError, connection::Connection, reflection, tls::accept};
+use crate::{Acceptor, Health, ReflectionError, connection::Connection, places::Places, reflection, tls::accept};
 
+/// Connections that a server has at once where nobody says otherwise.
+const CONNECTIONS: usize = 8192;
+/// A client that has not begun to speak HTTP/2 by then is cut off.
+const PREFACE_WITHIN: Duration = Duration::from_secs(30);
 /// Handshakes at once; more connections wait in the listener's queue.
 const HANDSHAKES: usize = 256;
 /// Before another connection is taken when one could not be.
@@ -58,6 +62,8 @@ pub struct Bound {
     pub address: SocketAddr,
     /// Secures connections; they are plain when `None`.
     pub tls: Option<Acceptor>,
+    /// Connections at once; more are refused.
+    pub connections: usize,
 }
 
 /// Takes an address, for plain connections.
@@ -65,7 +71,7 @@ pub async fn bind(address: SocketAddr) -> Result<Bound, ServeError> {
     let taken = async {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Bound { listener, address, tls: None })
+        Ok(Bound { listener, address, tls: None, connections: CONNECTIONS })
     };
     taken.await.map_err(|error| ServeError::Bind { address, error })
 }
@@ -74,6 +80,11 @@ impl Bound {
     /// The same, with connections secured where there is an acceptor.
     pub fn secured(self, tls: Option<Acceptor>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same, with so many connections at once.
+    pub fn at_most(self, connections: usize) -> Self {
+        Self { connections, ..self }
     }
 
     /// The URI that others are told: of the address given for that (`HOST:PORT` or a URI), else of the one listened on.
@@ -103,14 +114,28 @@ where
 /// Serves until `stop` is cancelled, then lets calls in progress end, no longer than `grace`. When this returns, or is
 /// dropped, no connection is left.
 pub async fn serve(bound: Bound, routes: Routes, stop: CancellationToken, grace: Duration) -> Result<(), ServeError> {
-    let Bound { listener, address, tls } = bound;
+    serve_within(bound, routes, stop, grace, PREFACE_WITHIN).await
+}
+
+async fn serve_within(
+    bound: Bound,
+    routes: Routes,
+    stop: CancellationToken,
+    grace: Duration,
+    preface: Duration,
+) -> Result<(), ServeError> {
+    let Bound { listener, address, tls, connections } = bound;
+    let places = Arc::new(Places::new(address, connections));
     let cut = CancellationToken::new();
     let _at_the_end = cut.clone().drop_guard();
     let incoming = TcpIncoming::from(listener).map(move |stream| {
-        let tls = tls.clone();
+        let (tls, places) = (tls.clone(), places.clone());
         async move {
             match stream {
-                Ok(stream) => accept(tls.as_ref(), stream).await.ok(),
+                Ok(stream) => {
+                    let place = places.take()?;
+                    Some((accept(tls.as_ref(), stream).await.ok()?, place))
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: it passes when connections end.
                     warn!(%error, "a connection could not be accepted");
@@ -122,7 +147,7 @@ pub async fn serve(bound: Bound, routes: Routes, stop: CancellationToken, grace:
     });
     // One that is slow to show who it is holds up nobody, and one that fails is not the server's failure.
     let incoming = incoming.buffer_unordered(HANDSHAKES).filter_map(std::future::ready);
-    let incoming = incoming.map(move |stream| Ok::<_, std::io::Error>(Connection::new(stream, &cut)));
+    let incoming = incoming.map(move |(stream, place)| Ok::<_, std::io::Error>(Connection::new(stream, place, &cut, preface)));
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -149,5 +174,38 @@ pub async fn finish(task: tokio::task::JoinHandle<()>, grace: Duration) {
     let cut = task.abort_handle();
     if timeout(grace, task).await.is_err() {
         cut.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_begin_to_speak_is_cut_off_and_one_that_does_is_not() {
+        let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let (address, health) = (bound.address, Health::new(Duration::ZERO));
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(health.service(&[]));
+        let within = Duration::from_millis(20);
+        tokio::spawn(serve_within(bound, routes.routes(), CancellationToken::new(), Duration::ZERO, within));
+        for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            let mut heard = Vec::new();
+            let ended = timeout(Duration::from_secs(10), stream.read_to_end(&mut heard)).await;
+            assert!(ended.is_ok(), "{said:?} is still open");
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The preface, and settings that set nothing.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut heard = Vec::new();
+        let ended = timeout(50 * within, stream.read_to_end(&mut heard)).await;
+        assert!(ended.is_err() && !heard.is_empty(), "{heard:?}");
     }
 }

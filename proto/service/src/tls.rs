@@ -4,7 +4,6 @@
 mod accept;
 mod files;
 mod rotating;
-mod seldom;
 
 use std::{io, sync::Arc};
 
@@ -25,7 +24,8 @@ pub use files::{CertFiles, TlsError, TlsFiles};
 
 use files::Source;
 use rotating::{Files, Rotating};
-use seldom::Seldom;
+
+use crate::seldom::Seldom;
 
 /// What gRPC is called in a handshake.
 const GRPC: &[u8] = b"h2";

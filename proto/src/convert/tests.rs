@@ -68,8 +68,34 @@ proptest! {
 }
 
 #[test]
-fn a_key_of_the_wrong_length_is_named() {
+fn a_bad_value_is_named_by_its_path() {
+    let key = Bytes::from_static(&[7; 32]);
+    let grid = |rows, cols| Some(wire::Grid { rows, cols });
+    let placed = |key: &Bytes, grid| wire::PlacedImage { key: key.clone(), at: 0, grid };
+    let start = |images| wire::SequenceStart { images, sampling: Some(wire::SamplingParams::default()), ..Default::default() };
+    let encode = |grid| wire::ImagePixels { key: key.clone(), grid, pixels: Bytes::new() };
+    let short = Bytes::from_static(b"short");
+    let cases = [
+        (wire::StepPlan { forget_images: vec![key.clone(), short.clone()], ..Default::default() }, "forget_images[1]"),
+        (
+            wire::StepPlan { start: vec![start(vec![]), start(vec![placed(&short, grid(1, 1))])], ..Default::default() },
+            "start[1].images[0].key",
+        ),
+        (wire::StepPlan { start: vec![start(vec![placed(&key, None)])], ..Default::default() }, "start[0].images[0].grid"),
+        (wire::StepPlan { start: vec![wire::SequenceStart::default()], ..Default::default() }, "start[0].sampling"),
+        (wire::StepPlan { encode: vec![encode(grid(4, 4)), encode(grid(4, 0))], ..Default::default() }, "encode[1].grid.cols"),
+        (wire::StepPlan { encode: vec![encode(grid(1 << 16, 1))], ..Default::default() }, "encode[0].grid.rows"),
+    ];
+    for (message, field) in cases {
+        let error = domain::StepPlan::try_from(message).unwrap_err();
+        assert_eq!(error.field, field);
+        assert_eq!(crate::violations(&error.clone().into()), [(error.field, error.problem)]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_value_is_told() {
     let message = wire::StepPlan { forget_images: vec![Bytes::from_static(b"short")], ..Default::default() };
     let error = domain::StepPlan::try_from(message).unwrap_err();
-    assert_eq!(error.to_string(), "image key: must have 32 bytes, has 5");
+    assert_eq!(error.to_string(), "forget_images[0]: must have 32 bytes, has 5");
 }

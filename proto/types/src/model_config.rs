@@ -26,6 +26,33 @@ const THETA: RangeInclusive<f64> = 1.0..=1e30;
 /// What keeps a norm from dividing by zero; a normal number as f32.
 const EPS: RangeInclusive<f64> = 1e-30..=1.0;
 
+/// What a layout calls values that the other calls something else.
+struct Names {
+    dim: &'static str,
+    layers: &'static str,
+    heads: &'static str,
+    kv_heads: &'static str,
+    ffn_dim: &'static str,
+    norm_eps: &'static str,
+}
+
+const MISTRAL: Names = Names {
+    dim: "dim",
+    layers: "n_layers",
+    heads: "n_heads",
+    kv_heads: "n_kv_heads",
+    ffn_dim: "hidden_dim",
+    norm_eps: "norm_eps",
+};
+const HUGGING_FACE: Names = Names {
+    dim: "hidden_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    kv_heads: "num_key_value_heads",
+    ffn_dim: "intermediate_size",
+    norm_eps: "rms_norm_eps",
+};
+
 /// A configuration that does not describe a model Tessera can run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ModelConfigError {
@@ -64,25 +91,15 @@ impl ModelSpec {
         let table = ModelSpec::pixtral_12b();
         let params = Section::root(&root);
         unsupported::in_mistral_params(&params)?;
-        let d = table.decoder;
-        let decoder = DecoderSpec {
-            dim: params.size("dim", d.dim, WIDTH)?,
-            layers: params.size("n_layers", d.layers, COUNT)?,
-            heads: params.size("n_heads", d.heads, COUNT)?,
-            kv_heads: params.size("n_kv_heads", d.kv_heads, COUNT)?,
-            head_dim: params.size("head_dim", d.head_dim, COUNT)?,
-            ffn_dim: params.size("hidden_dim", d.ffn_dim, WIDTH)?,
-            vocab_size: params.size("vocab_size", d.vocab_size, TOKENS)?,
-            rope_theta: params.number("rope_theta", d.rope_theta, THETA)?,
-            norm_eps: params.number("norm_eps", d.norm_eps.into(), EPS)? as f32,
-            tied_embeddings: params.flag("tied_embeddings", d.tied_embeddings)?,
-        };
+        let theta = params.number("rope_theta", table.decoder.rope_theta, THETA)?;
+        let tied = params.flag("tied_embeddings", table.decoder.tied_embeddings)?;
+        let decoder = decoder(&params, &MISTRAL, &table.decoder, theta, tied)?;
         let vision = match (params.section("vision_encoder")?, table.vision) {
             (Some(section), Some(v)) => {
                 unsupported::in_mistral_vision(&section)?;
-                let (rope_theta, bias) =
-                    (section.number("rope_theta", v.rope_theta, THETA)?, section.flag("adapter_bias", true)?);
-                Some(vision(&section, &v, rope_theta, "norm_eps", bias)?)
+                let theta = section.number("rope_theta", v.rope_theta, THETA)?;
+                let bias = section.flag("adapter_bias", v.adapter_bias)?;
+                Some(vision(&section, &MISTRAL, &v, theta, bias)?)
             }
             _ => None,
         };
@@ -102,26 +119,16 @@ impl ModelSpec {
         let top = Section::root(&root);
         let text = top.section("text_config")?.unwrap_or(Section::root(&root));
         unsupported::in_hugging_face_text(&text)?;
-        let d = table.decoder;
-        let decoder = DecoderSpec {
-            dim: text.size("hidden_size", d.dim, WIDTH)?,
-            layers: text.size("num_hidden_layers", d.layers, COUNT)?,
-            heads: text.size("num_attention_heads", d.heads, COUNT)?,
-            kv_heads: text.size("num_key_value_heads", d.kv_heads, COUNT)?,
-            head_dim: text.size("head_dim", d.head_dim, COUNT)?,
-            ffn_dim: text.size("intermediate_size", d.ffn_dim, WIDTH)?,
-            vocab_size: text.size("vocab_size", d.vocab_size, TOKENS)?,
-            rope_theta: rope_theta(&text, d.rope_theta)?,
-            norm_eps: text.number("rms_norm_eps", d.norm_eps.into(), EPS)? as f32,
-            tied_embeddings: top.flag("tie_word_embeddings", false)? || text.flag("tie_word_embeddings", false)?,
-        };
+        let theta = rope_theta(&text, table.decoder.rope_theta)?;
+        let tied = top.flag("tie_word_embeddings", false)? || text.flag("tie_word_embeddings", false)?;
+        let decoder = decoder(&text, &HUGGING_FACE, &table.decoder, theta, tied)?;
         let max_context = text.size("max_position_embeddings", table.max_context, TOKENS)?;
         unsupported::window(&text, max_context)?;
         let vision = match (top.section("vision_config")?, table.vision) {
             (Some(section), Some(v)) => {
                 let theta = rope_theta(&section, v.rope_theta)?;
                 let bias = top.flag("multimodal_projector_bias", v.adapter_bias)?;
-                let vision = vision(&section, &v, theta, "rms_norm_eps", bias)?;
+                let vision = vision(&section, &HUGGING_FACE, &v, theta, bias)?;
                 unsupported::in_hugging_face_vision(&top, &section, &vision)?;
                 Some(vision)
             }
@@ -159,12 +166,33 @@ impl ModelSpec {
     }
 }
 
+fn decoder(
+    section: &Section<'_>,
+    names: &Names,
+    table: &DecoderSpec,
+    rope_theta: f64,
+    tied_embeddings: bool,
+) -> Result<DecoderSpec, ModelConfigError> {
+    Ok(DecoderSpec {
+        dim: section.size(names.dim, table.dim, WIDTH)?,
+        layers: section.size(names.layers, table.layers, COUNT)?,
+        heads: section.size(names.heads, table.heads, COUNT)?,
+        kv_heads: section.size(names.kv_heads, table.kv_heads, COUNT)?,
+        head_dim: section.size("head_dim", table.head_dim, COUNT)?,
+        ffn_dim: section.size(names.ffn_dim, table.ffn_dim, WIDTH)?,
+        vocab_size: section.size("vocab_size", table.vocab_size, TOKENS)?,
+        rope_theta,
+        norm_eps: section.number(names.norm_eps, table.norm_eps.into(), EPS)? as f32,
+        tied_embeddings,
+    })
+}
+
 /// Both layouts name the vision encoder's sizes alike.
 fn vision(
     section: &Section<'_>,
+    names: &Names,
     table: &VisionSpec,
     rope_theta: f64,
-    eps: &str,
     adapter_bias: bool,
 ) -> Result<VisionSpec, ModelConfigError> {
     Ok(VisionSpec {
@@ -176,7 +204,7 @@ fn vision(
         image_size: section.size("image_size", table.image_size, SIDE)?,
         channels: section.size("num_channels", table.channels, COUNT)?,
         rope_theta,
-        norm_eps: section.number(eps, table.norm_eps.into(), EPS)? as f32,
+        norm_eps: section.number(names.norm_eps, table.norm_eps.into(), EPS)? as f32,
         adapter_bias,
     })
 }

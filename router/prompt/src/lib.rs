@@ -6,6 +6,6 @@ pub mod image;
 mod layout;
 mod tokenizer;
 
-pub use image::{ImageError, ImageLimits, PreparedImage, grid_of, prepare, probe};
+pub use image::{Header, ImageError, ImageLimits, PreparedImage, grid_of, prepare, probe};
 pub use layout::{Layout, LayoutError, Message, Part, Role, image_tokens, lay_out};
 pub use tokenizer::{Tokenizer, TokenizerError};

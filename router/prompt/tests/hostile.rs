@@ -27,7 +27,8 @@ fn photograph() -> Vec<u8> {
 fn a_frame_larger_than_its_screen_is_refused_by_the_limit() {
     let mut file = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff".to_vec();
     file.extend(b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;");
-    assert_eq!(probe(&file, &ImageLimits::default()).unwrap(), (1, 1), "the header hides the frame");
+    let header = probe(&file, &ImageLimits::default()).unwrap();
+    assert_eq!((header.width, header.height), (1, 1), "the header hides the frame");
     let error = refusal(&file).to_string();
     assert!(error.contains("imit"), "17 GB were asked for before the data was looked at: {error}");
 }
@@ -46,6 +47,22 @@ fn a_colour_profile_that_inflates_to_a_gigabyte_costs_no_memory() {
     assert!(refusal(&file).to_string().contains("imit"));
     if let Some(peak) = peak_kilobytes() {
         assert!(peak < 512 << 10, "{peak} kB at the peak");
+    }
+}
+
+#[test]
+fn a_webp_whose_picture_is_larger_than_it_says_is_refused_before_it_is_decoded() {
+    let chunk = |kind: &[u8], data: &[u8]| [kind, &(data.len() as u32).to_le_bytes(), data].concat();
+    // A key frame of 16383 by 16383 pixels in a file of 10 by 10.
+    let frame = [&[0x10, 2, 0, 0x9D, 1, 0x2A, 0xFF, 0x3F, 0xFF, 0x3F][..], &[0; 64]].concat();
+    let extended = |flags: u8| chunk(b"VP8X", &[flags, 0, 0, 0, 9, 0, 0, 9, 0, 0]);
+    let animated = [&[0, 0, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 0, 0, 0, 0][..], &chunk(b"VP8 ", &frame)].concat();
+    for chunks in [
+        [extended(0), chunk(b"VP8 ", &frame)].concat(),
+        [extended(2), chunk(b"ANIM", &[0; 6]), chunk(b"ANMF", &animated)].concat(),
+    ] {
+        let file = [b"RIFF", &(chunks.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunks].concat();
+        assert!(refusal(&file).to_string().contains("larger than it says"), "{}", refusal(&file));
     }
 }
 

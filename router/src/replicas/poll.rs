@@ -1,14 +1,15 @@
 //! Asking a replica how it is, for as long as it is known.
 
-use std::{sync::Arc, time::Duration};
-
-use tessera_proto::internal::GetInfoRequest;
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
 };
 
-use super::Replica;
+use tessera_proto::internal::GetInfoRequest;
+use tessera_service::reason;
+use tokio::time::timeout;
+
+use super::{Replica, Replicas};
 
 /// Between two questions to a replica that is ready, and to one that is not.
 const READY_EVERY: Duration = Duration::from_millis(500);
@@ -17,22 +18,23 @@ const UNREADY_EVERY: Duration = Duration::from_millis(100);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Keeps a replica's state current until it is forgotten.
-pub(super) async fn watch_load(replica: Arc<Replica>, changes: watch::Sender<u64>) {
-    let forgotten = replica.forgotten.clone();
-    forgotten.run_until_cancelled(ask_forever(&replica, &changes)).await;
+pub(super) async fn watch(replica: Arc<Replica>, replicas: Weak<Replicas>) {
+    replica.forgotten().run_until_cancelled(ask_forever(&replica, &replicas)).await;
 }
 
-async fn ask_forever(replica: &Replica, changes: &watch::Sender<u64>) {
+async fn ask_forever(replica: &Replica, replicas: &Weak<Replicas>) {
     let mut client = replica.client();
     loop {
-        let info = match timeout(ANSWER_WITHIN, client.get_info(GetInfoRequest {})).await {
-            Ok(Ok(info)) => info.into_inner(),
-            Ok(Err(_)) | Err(_) => Default::default(),
+        let told = match timeout(ANSWER_WITHIN, client.get_info(GetInfoRequest {})).await {
+            Ok(Ok(info)) => Ok(info.into_inner()),
+            Ok(Err(status)) => Err(reason(&status)),
+            Err(_) => Err(format!("nothing within {ANSWER_WITHIN:?}")),
         };
-        if replica.note(&info) {
-            tracing::info!(replica = %replica.id(), ready = info.ready, "a replica changed");
-            changes.send_modify(|count| *count += 1);
-        }
-        sleep(if info.ready { READY_EVERY } else { UNREADY_EVERY }).await;
+        let Some(replicas) = replicas.upgrade() else { return };
+        replicas.note(replica, told);
+        drop(replicas);
+        let pause = if replica.is_ready() { READY_EVERY } else { UNREADY_EVERY };
+        // One that somebody suspects is asked at once.
+        let _ = timeout(pause, replica.doubted()).await;
     }
 }

@@ -7,7 +7,11 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use super::{MAX_LOSSES, Session, upstream::Upstream};
-use crate::{RequestError, event::Accepted, replicas::Replica};
+use crate::{
+    RequestError,
+    event::Accepted,
+    replicas::{Replica, Wanted},
+};
 
 /// How soon clients are told to come back when there is no replica, or no router.
 pub(crate) const COME_BACK: Duration = Duration::from_secs(2);
@@ -55,7 +59,8 @@ impl Session {
         let mut refusal = None;
         let context = self.prepared.context();
         loop {
-            let Some(replica) = self.replicas.pick(context, &self.prefix, &tried) else {
+            let wanted = Wanted { context, prompt: &self.prefix, weights: self.weights.as_deref() };
+            let Some(replica) = self.replicas.pick(&wanted, &tried) else {
                 match refusal {
                     Some((Verdict::Full, error)) if !moved => return Err(error),
                     _ if Instant::now() >= by => return Err(self.given_up(refusal.map(|(_, error)| error))),
@@ -113,6 +118,9 @@ impl Session {
             queue_position: accepted.queue_position,
         });
         replica.remember(&self.prefix);
+        if self.weights.is_none() {
+            self.weights = replica.weights();
+        }
         self.prompt_logprobs.clear();
         self.upstream = Some(upstream);
         Ok(())

@@ -47,6 +47,12 @@ pub(crate) struct Script {
     pub(crate) queued_tokens: u64,
     pub(crate) epoch: u64,
     pub(crate) ready: bool,
+    /// The model's name; a fake that has none does not say.
+    pub(crate) model: String,
+    /// Its shape, as JSON.
+    pub(crate) shape: String,
+    /// What its weights are known by.
+    pub(crate) fingerprint: String,
 }
 
 impl Default for Script {
@@ -62,7 +68,17 @@ impl Default for Script {
             queued_tokens: 0,
             epoch: 1,
             ready: true,
+            model: String::new(),
+            shape: String::new(),
+            fingerprint: String::new(),
         }
+    }
+}
+
+impl Script {
+    /// Whether a router sends requests to it as soon as it knows it.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.ready && self.model.is_empty() && self.shape.is_empty() && self.fingerprint.is_empty()
     }
 }
 
@@ -180,6 +196,9 @@ impl Coordinator for Fake {
             queued_tokens: script.queued_tokens,
             epoch: script.epoch,
             ready: script.ready,
+            model: script.model.clone(),
+            model_spec: script.shape.clone(),
+            model_fingerprint: script.fingerprint.clone(),
             ..Default::default()
         }))
     }

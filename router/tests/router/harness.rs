@@ -67,8 +67,28 @@ impl House {
 
     /// Waits until the router has heard of every fake that is ready.
     async fn settle(&self) {
-        let ready = self.fakes.iter().filter(|fake| fake.script.lock().ready).count();
+        let ready = self.fakes.iter().filter(|fake| fake.script.lock().is_usual()).count();
         eventually("the router knows its replicas", || self.ready() == ready).await;
+    }
+
+    /// Waits until `/health` answers with a status and a text.
+    pub(crate) async fn until_healthy(&self, status: u16, text: &str) {
+        let mut last = (0, String::new());
+        for _ in 0..400 {
+            last = self.get("/health").await;
+            if last.0 == status && last.1.contains(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never {status} with `{text}`, at last {last:?}");
+    }
+
+    /// Has the registry say that a replica drains.
+    pub(crate) async fn drain(&self, at: usize) {
+        let (id, address) = (format!("replica-{at}"), format!("http://{}", self.fakes[at].address));
+        let record = ReplicaRecord { id, address, draining: true, ..Default::default() };
+        self.registry.put_replica(self.lease.id(), &record).await.unwrap();
     }
 
     /// Asks the router to end.

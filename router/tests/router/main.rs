@@ -17,3 +17,4 @@ mod life;
 mod openai;
 mod overload;
 mod routing;
+mod strangers;

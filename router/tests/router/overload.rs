@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tessera_proto::{retry_delay, v1};
+use tessera_proto::{retry_delay, v1, violations};
 use tonic::Code;
 
 use crate::{
@@ -43,4 +43,27 @@ async fn pixels_over_the_memory_bound_are_refused_and_the_memory_comes_back() {
     for _ in 0..3 {
         assert!(client.generate_once(picture(640)).await.is_ok());
     }
+}
+
+#[tokio::test]
+async fn images_are_decoded_within_the_memory_there_is_for_that_and_wait_for_it() {
+    let mut config = config();
+    // One image of 640 by 640 pixels is said to take 9 MiB at most.
+    config.max_decoding_bytes = 10 << 20;
+    config.image_workers = 8;
+    let house = House::with(config, vec![Script::default()]).await;
+    let client = house.client().await;
+    let picture = |side| chat(vec![image_part(v1::image::Source::Data(png(side, side).into())), text_part("What?")]);
+    let asked = (0..8).map(|_| {
+        let mut client = client.clone();
+        async move { client.generate_once(picture(640)).await }
+    });
+    for answer in futures::future::join_all(asked).await {
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    let status = client.clone().generate_once(picture(960)).await.unwrap_err();
+    let (field, problem) = violations(&status).remove(0);
+    assert_eq!(field, "messages[0].parts[0].image");
+    assert!(problem.contains("to be decoded"), "{problem}");
+    assert_eq!(house.seen().calls(), 8);
 }

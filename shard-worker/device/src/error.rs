@@ -24,4 +24,41 @@ pub enum DeviceError {
     /// A worker thread panicked.
     #[error("a compute thread failed: {0}")]
     Thread(String),
+    /// A library that the device works through is not there.
+    #[error("{library} cannot be opened: {hint}; it is sought in LD_LIBRARY_PATH and where the system keeps libraries")]
+    Library {
+        /// Its name.
+        library: &'static str,
+        /// What it is for, or where it comes from.
+        hint: &'static str,
+    },
+    /// There are fewer devices.
+    #[error("there is no GPU {asked}: this process sees {there}")]
+    NoDevice {
+        /// The one asked for, from 0.
+        asked: usize,
+        /// How many there are.
+        there: usize,
+    },
+    /// There is no code that the device can run.
+    #[error("kernels: {0}")]
+    Kernels(String),
+    /// The device's driver failed at something.
+    #[error("{operation}: {error}")]
+    Driver {
+        /// What was tried.
+        operation: &'static str,
+        /// What the driver said.
+        error: String,
+    },
+    /// Only other numbers are known to the device.
+    #[error("{device} computes in {known} alone, and was asked for {asked}")]
+    Dtype {
+        /// The device.
+        device: &'static str,
+        /// What it knows.
+        known: &'static str,
+        /// What it was asked for.
+        asked: String,
+    },
 }

@@ -1,20 +1,23 @@
 //! What a rank computes on.
 //!
 //! The trait names the operations of a Pixtral forward pass, coarse enough that a device may fuse what it likes and
-//! fine enough that the model reads as the model. Activations are f32 matrices `[rows, cols]`, row-major, owned by
-//! the device. A row's result depends on that row alone, never on the batch around it.
+//! fine enough that the model reads as the model. Activations are matrices `[rows, cols]`, row-major, owned by the
+//! device. A row's result depends on that row alone, never on the batch around it.
 
+mod choosing;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod sim;
 mod source;
 
+pub use choosing::{Choosing, LogitEdit};
 pub use error::DeviceError;
 pub use source::{MatrixSource, SourceDtype};
 
 use std::ops::Range;
 
-use tessera_types::{BLOCK_TOKENS, BlockId, TokenId};
+use tessera_types::{BLOCK_TOKENS, BlockId, DeviceSlice, TokenId};
 
 /// The numbers weights and the cache are kept in. Arithmetic is f32 on CPUs whatever this says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +88,32 @@ pub struct ChunkSpan<'a> {
     pub blocks: &'a [BlockId],
 }
 
+/// The rows of a pass through the layers: what operations must know of each beside its numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The token of each row; `None` where an image feature goes. Empty where no token is looked up.
+    pub tokens: &'a [Option<TokenId>],
+    /// What queries and keys of each row are turned by.
+    pub positions: &'a [u32],
+    /// Which rows see which keys.
+    pub spans: Spans<'a>,
+}
+
+/// How the rows of a pass attend.
+#[derive(Clone, Copy, Debug)]
+pub enum Spans<'a> {
+    /// Chunks of sequences over the cache.
+    Chunks(&'a [ChunkSpan<'a>]),
+    /// One image each, over its own rows.
+    Images(&'a [Range<usize>]),
+}
+
 /// The operations of the forward pass. All matrices passed to one call come from the same device.
 pub trait Device: Send {
-    /// Activations, f32 `[rows, cols]`.
+    /// Activations `[rows, cols]`.
     type Tensor: Send;
+    /// Rows that were handed to the device, once for all layers of a pass.
+    type Placed<'a>;
     /// A weight `[out, in]` in the device's own layout.
     type Matrix: Send;
     /// A vector of weights: a norm's scale or a bias, f32.
@@ -99,9 +124,20 @@ pub trait Device: Send {
     type Cache: Send;
     /// Cosines and sines for rotary positions.
     type Rotary: Send;
+    /// A pass that was recorded and can be replayed.
+    type Recording: Send;
 
-    /// A matrix of zeros. Buffers are reused: dropping one gives it back.
+    /// A matrix of zeros in f32. Buffers are reused: dropping one gives it back.
     fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor, DeviceError>;
+
+    /// A matrix in the numbers that the device multiplies, for all but the residual stream and logits. What it holds
+    /// before it is written is nobody's business.
+    fn working(&self, rows: usize, cols: usize) -> Result<Self::Tensor, DeviceError> {
+        self.tensor(rows, cols)
+    }
+
+    /// Hands a pass's rows to the device.
+    fn place<'a>(&self, rows: Rows<'a>) -> Result<Self::Placed<'a>, DeviceError>;
 
     /// Shape `(rows, cols)`.
     fn shape(&self, tensor: &Self::Tensor) -> (usize, usize);
@@ -114,6 +150,17 @@ pub trait Device: Send {
 
     /// The numbers themselves where host code may touch them in place, as a host collective does.
     fn host_mut<'a>(&self, tensor: &'a mut Self::Tensor) -> Option<&'a mut [f32]>;
+
+    /// Where the numbers are that a collective of devices may exchange.
+    fn slice(&self, tensor: &Self::Tensor) -> Option<DeviceSlice> {
+        let _ = tensor;
+        None
+    }
+
+    /// Whether all that was asked for is done, where calls return before it is.
+    fn is_idle(&self) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
 
     /// Packs a weight from checkpoint bytes. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
     ///
@@ -144,7 +191,7 @@ pub trait Device: Send {
         &self,
         table: &Self::Table,
         first: usize,
-        tokens: &[Option<TokenId>],
+        rows: &Self::Placed<'_>,
         out: &mut Self::Tensor,
     ) -> Result<(), DeviceError>;
 
@@ -160,6 +207,19 @@ pub trait Device: Send {
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<(), DeviceError>;
 
+    /// `x += y`, then `out` is `x` normalised as [`Device::rms_norm`] does.
+    fn add_rms_norm(
+        &self,
+        x: &mut Self::Tensor,
+        y: &Self::Tensor,
+        scale: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<(), DeviceError> {
+        self.add(x, y)?;
+        self.rms_norm(x, scale, eps, out)
+    }
+
     /// `x[r] += bias`.
     fn add_bias(&self, x: &mut Self::Tensor, bias: &Self::Vector) -> Result<(), DeviceError>;
 
@@ -169,20 +229,28 @@ pub trait Device: Send {
     /// `x = gelu(x + bias)`, the exact one with erf.
     fn gelu_bias(&self, x: &mut Self::Tensor, bias: Option<&Self::Vector>) -> Result<(), DeviceError>;
 
-    /// Turns queries and keys of fused rows in place, pairs `(2i, 2i + 1)`, row `r` by `positions[r]`.
-    fn rotate(&self, qkv: &mut Self::Tensor, heads: Heads, rotary: &Self::Rotary, positions: &[u32]) -> Result<(), DeviceError>;
-
-    /// Writes keys and values of fused rows into a layer's blocks.
-    fn store(
+    /// Turns queries and keys of fused rows in place, pairs `(2i, 2i + 1)`, by the rows' positions.
+    fn rotate(
         &self,
-        qkv: &Self::Tensor,
+        qkv: &mut Self::Tensor,
         heads: Heads,
-        cache: &mut Self::Cache,
-        layer: usize,
-        chunks: &[ChunkSpan<'_>],
+        rotary: &Self::Rotary,
+        rows: &Self::Placed<'_>,
     ) -> Result<(), DeviceError>;
 
-    /// Causal attention of the queries of fused rows over the cache, which already holds the chunk's own keys and
+    /// Turns fused rows as [`Device::rotate`] does, and writes their keys and values into a layer's blocks. What is left of the
+    /// keys in `qkv` is nobody's business.
+    fn rotate_and_store(
+        &self,
+        qkv: &mut Self::Tensor,
+        heads: Heads,
+        rotary: &Self::Rotary,
+        cache: &mut Self::Cache,
+        layer: usize,
+        rows: &Self::Placed<'_>,
+    ) -> Result<(), DeviceError>;
+
+    /// Causal attention of the queries of fused rows over the cache, which already holds the chunks' own keys and
     /// values; `out` is `[rows, heads * head_dim]`. Blocks are walked in order, whatever the chunk.
     fn attend(
         &self,
@@ -190,16 +258,53 @@ pub trait Device: Send {
         heads: Heads,
         cache: &Self::Cache,
         layer: usize,
-        chunks: &[ChunkSpan<'_>],
+        rows: &Self::Placed<'_>,
         out: &mut Self::Tensor,
     ) -> Result<(), DeviceError>;
 
-    /// Full attention inside each span of rows (one image each), none across.
+    /// Full attention inside each image, none across.
     fn attend_images(
         &self,
         qkv: &Self::Tensor,
         heads: Heads,
-        images: &[Range<usize>],
+        rows: &Self::Placed<'_>,
         out: &mut Self::Tensor,
     ) -> Result<(), DeviceError>;
+
+    /// Whether the device itself can choose tokens.
+    fn chooses(&self) -> bool {
+        false
+    }
+
+    /// Chooses a token for each row of logits, which lie as they were gathered: `parts` matrices `[rows, vocabulary / parts]`
+    /// one behind the other, padding at the end. The logits are changed. `None` where a row's are no numbers to choose from.
+    fn choose(
+        &self,
+        logits: &mut Self::Tensor,
+        parts: usize,
+        vocab_size: usize,
+        choosing: &[Choosing],
+        edits: &[LogitEdit],
+    ) -> Result<Vec<Option<TokenId>>, DeviceError> {
+        let _ = (logits, parts, vocab_size, choosing, edits);
+        Err(DeviceError::Shape { operation: "choose", detail: "this device leaves it to the host".into() })
+    }
+
+    /// What tells a pass from others that could not share its recording; `None` where it is not worth one.
+    fn recording(&self, rows: &Self::Placed<'_>) -> Option<u64> {
+        let _ = rows;
+        None
+    }
+
+    /// Records what `work` asks for instead of doing it.
+    fn record<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Self::Recording), E> {
+        let _ = work;
+        Err(DeviceError::Shape { operation: "record", detail: "this device records nothing".into() }.into())
+    }
+
+    /// Does again what was recorded, with the rows placed last for its key.
+    fn replay(&self, recording: &Self::Recording) -> Result<(), DeviceError> {
+        let _ = recording;
+        Err(DeviceError::Shape { operation: "replay", detail: "this device records nothing".into() })
+    }
 }

@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
+use crate::DeviceError;
+
 /// How a checkpoint stores numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceDtype {
@@ -37,4 +41,81 @@ pub struct MatrixSource<'a> {
     pub rows: Vec<u32>,
     /// Columns wanted of each row.
     pub columns: Range<usize>,
+}
+
+impl MatrixSource<'_> {
+    /// Columns wanted.
+    pub(crate) fn cols(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Fails where the slice does not lie inside the tensor's bytes.
+    pub(crate) fn check(&self, operation: &'static str) -> Result<(), DeviceError> {
+        let failed = |detail| Err(DeviceError::Shape { operation, detail });
+        if self.columns.start > self.columns.end || self.columns.end > self.stride {
+            return failed(format!("columns {:?} of rows of {}", self.columns, self.stride));
+        }
+        let Some(last) = self.rows.iter().max() else { return Ok(()) };
+        let end = (*last as usize * self.stride).saturating_add(self.columns.end).saturating_mul(self.dtype.size());
+        if end > self.bytes.len() {
+            return failed(format!("row {last} of {} numbers ends at byte {end} of {}", self.stride, self.bytes.len()));
+        }
+        Ok(())
+    }
+
+    /// Part `columns` (counted from the slice's first) of its `row`th row.
+    pub(crate) fn read<N: Number>(&self, row: usize, columns: Range<usize>, out: &mut [N]) {
+        let start = self.rows[row] as usize * self.stride + self.columns.start;
+        let size = self.dtype.size();
+        read(&self.bytes[(start + columns.start) * size..(start + columns.end) * size], self.dtype, out);
+    }
+}
+
+/// What a device keeps numbers in.
+pub(crate) trait Number: Copy {
+    /// Rounds to nearest, ties to even.
+    fn from_f32(x: f32) -> Self;
+    /// Exact.
+    fn from_bf16(x: bf16) -> Self;
+}
+
+impl Number for f32 {
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn from_bf16(x: bf16) -> Self {
+        x.to_f32()
+    }
+}
+
+impl Number for bf16 {
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+
+    fn from_bf16(x: bf16) -> Self {
+        x
+    }
+}
+
+/// Reads little-endian numbers; `bytes` holds exactly `out.len()` of them.
+fn read<N: Number>(bytes: &[u8], dtype: SourceDtype, out: &mut [N]) {
+    match dtype {
+        SourceDtype::F32 => {
+            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *x = N::from_f32(f32::from_le_bytes(*bytes));
+            }
+        }
+        SourceDtype::Bf16 => {
+            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *x = N::from_bf16(bf16::from_le_bytes(*bytes));
+            }
+        }
+        SourceDtype::F16 => {
+            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *x = N::from_f32(f16::from_le_bytes(*bytes).to_f32());
+            }
+        }
+    }
 }

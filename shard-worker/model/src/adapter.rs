@@ -34,8 +34,8 @@ impl<D: Device> Adapter<D> {
     /// `[patches, vision width]` to `[patches, dim]`.
     pub(crate) fn forward(&self, device: &D, ranks: &mut Ranks, x: &D::Tensor) -> Result<D::Tensor, ModelError> {
         let (rows, _) = device.shape(x);
-        let mut hidden = device.tensor(rows, self.hidden)?;
-        let mut out = device.tensor(rows, self.dim)?;
+        let mut hidden = device.working(rows, self.hidden)?;
+        let mut out = device.working(rows, self.dim)?;
         device.matmul(x, &self.w_in, &mut hidden)?;
         device.gelu_bias(&mut hidden, self.bias.as_ref().map(|bias| &bias[0]))?;
         device.matmul(&hidden, &self.w_out, &mut out)?;

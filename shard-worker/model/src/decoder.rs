@@ -1,14 +1,16 @@
 //! The language model's shard.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use tessera_device::{ChunkSpan, Device, Heads};
+use tessera_device::{ChunkSpan, Device, Heads, Rows, Spans};
 use tessera_types::{ImageKey, ModelSpec, ShardPlan};
 
 use crate::batch::Batch;
 use crate::error::{ModelError, PlanError};
 use crate::layer::{Layer, LayerSizes, Scratch};
-use crate::ranks::Ranks;
+use crate::passes::Passes;
+use crate::ranks::{Gathered, Ranks};
 use crate::slices::ShardSlices;
 use crate::weights::Loader;
 
@@ -55,21 +57,37 @@ impl<D: Device> Decoder<D> {
         &self,
         device: &D,
         ranks: &mut Ranks,
+        state: State<'_, D>,
+        batch: &Batch,
+        chunks: &[ChunkSpan<'_>],
+    ) -> Result<Arc<D::Tensor>, ModelError> {
+        let State { cache, features, passes } = state;
+        let rows = Rows { tokens: &batch.tokens, positions: &batch.positions, spans: Spans::Chunks(chunks) };
+        let placed = device.place(rows)?;
+        ranks.progressed();
+        passes.run(device, &placed, || self.pass(device, ranks, cache, features, batch, &placed))
+    }
+
+    fn pass(
+        &self,
+        device: &D,
+        ranks: &mut Ranks,
         cache: &mut D::Cache,
         features: &HashMap<ImageKey, D::Tensor>,
         batch: &Batch,
-        chunks: &[ChunkSpan<'_>],
+        placed: &D::Placed<'_>,
     ) -> Result<D::Tensor, ModelError> {
-        let mut x = self.embed(device, ranks, features, batch)?;
+        let mut x = device.tensor(batch.tokens.len(), self.sizes.dim)?;
+        self.embed(device, ranks, features, batch, placed, &mut x)?;
         let mut scratch = Scratch::new(device, batch.tokens.len(), &self.sizes)?;
         let heads = self.sizes.heads;
         for (n, layer) in self.layers.iter().enumerate() {
             layer.forward(device, ranks, self.sizes.eps, &mut scratch, &mut x, |qkv, attended| {
-                device.rotate(qkv, heads, &self.rotary, &batch.positions)?;
-                device.store(qkv, heads, cache, n, chunks)?;
-                device.attend(qkv, heads, cache, n, chunks, attended)
+                device.rotate_and_store(qkv, heads, &self.rotary, cache, n, placed)?;
+                device.attend(qkv, heads, cache, n, placed, attended)
             })?;
         }
+        scratch.settle(device, &mut x)?;
         Ok(x)
     }
 
@@ -80,41 +98,69 @@ impl<D: Device> Decoder<D> {
         ranks: &mut Ranks,
         features: &HashMap<ImageKey, D::Tensor>,
         batch: &Batch,
-    ) -> Result<D::Tensor, ModelError> {
-        let mut x = device.tensor(batch.tokens.len(), self.sizes.dim)?;
-        device.embed(&self.embedding, self.first, &batch.tokens, &mut x)?;
-        ranks.all_reduce(device, &mut x)?;
+        placed: &D::Placed<'_>,
+        x: &mut D::Tensor,
+    ) -> Result<(), ModelError> {
+        device.embed(&self.embedding, self.first, placed, x)?;
+        ranks.all_reduce(device, x)?;
         for run in &batch.features {
             let unknown = PlanError::UnknownImage { sequence: run.sequence, image: run.image, patches: run.patches };
             let from = features.get(&run.image).ok_or(unknown)?;
-            device.copy_rows(from, &run.from, &mut x, &run.to)?;
+            device.copy_rows(from, &run.from, x, &run.to)?;
         }
-        Ok(x)
+        Ok(())
     }
 
     /// Logits of some rows of the last layer's output, whole on every rank.
-    pub(crate) fn logits(&self, device: &D, ranks: &mut Ranks, x: &D::Tensor, rows: &[usize]) -> Result<Logits, ModelError> {
-        let mut picked = device.tensor(rows.len(), self.sizes.dim)?;
-        let mut normed = device.tensor(rows.len(), self.sizes.dim)?;
+    pub(crate) fn logits(&self, device: &D, ranks: &mut Ranks, x: &D::Tensor, rows: &[usize]) -> Result<Logits<D>, ModelError> {
+        let mut normed = device.working(rows.len(), self.sizes.dim)?;
         let mut part = device.tensor(rows.len(), self.output_rows)?;
-        let to: Vec<usize> = (0..rows.len()).collect();
-        device.copy_rows(x, rows, &mut picked, &to)?;
-        device.rms_norm(&picked, &self.norm, self.sizes.eps, &mut normed)?;
+        if rows.iter().copied().eq(0..device.shape(x).0) {
+            device.rms_norm(x, &self.norm, self.sizes.eps, &mut normed)?;
+        } else {
+            let mut picked = device.tensor(rows.len(), self.sizes.dim)?;
+            let to: Vec<usize> = (0..rows.len()).collect();
+            device.copy_rows(x, rows, &mut picked, &to)?;
+            device.rms_norm(&picked, &self.norm, self.sizes.eps, &mut normed)?;
+        }
         device.matmul(&normed, &self.output, &mut part)?;
-        let values = ranks.all_gather(device, &mut part)?;
-        Ok(Logits { values, rows: rows.len(), part: self.output_rows, vocab_size: self.vocab_size })
+        let gathered = ranks.all_gather(device, part)?;
+        Ok(Logits { gathered, rows: rows.len(), part: self.output_rows, vocab_size: self.vocab_size })
     }
 }
 
+/// What a rank keeps from pass to pass.
+pub(crate) struct State<'a, D: Device> {
+    pub(crate) cache: &'a mut D::Cache,
+    pub(crate) features: &'a HashMap<ImageKey, D::Tensor>,
+    pub(crate) passes: &'a mut Passes<D>,
+}
+
 /// Logits as they were gathered: by rank, then by row.
-pub(crate) struct Logits {
+pub(crate) struct Logits<D: Device> {
+    pub(crate) gathered: Gathered<D>,
+    rows: usize,
+    part: usize,
+    pub(crate) vocab_size: usize,
+}
+
+impl<D: Device> Logits<D> {
+    /// On the host.
+    pub(crate) fn into_host(self, device: &D) -> Result<HostLogits, ModelError> {
+        let Self { gathered, rows, part, vocab_size } = self;
+        Ok(HostLogits { values: gathered.into_host(device)?, rows, part, vocab_size })
+    }
+}
+
+/// Logits on the host, by rank, then by row.
+pub(crate) struct HostLogits {
     values: Vec<f32>,
     rows: usize,
     part: usize,
     vocab_size: usize,
 }
 
-impl Logits {
+impl HostLogits {
     /// Joins the ranks' parts of a row, without the padding.
     pub(crate) fn row(&self, row: usize, joined: &mut Vec<f32>) {
         joined.clear();

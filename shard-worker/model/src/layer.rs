@@ -35,18 +35,41 @@ pub(crate) struct Scratch<D: Device> {
     gated: D::Tensor,
     /// What a half layer adds to the residual stream: this rank's part, then the sum.
     delta: D::Tensor,
+    /// Whether `delta` is still to be added.
+    pending: bool,
 }
 
 impl<D: Device> Scratch<D> {
     pub(crate) fn new(device: &D, rows: usize, sizes: &LayerSizes) -> Result<Self, ModelError> {
         Ok(Self {
-            normed: device.tensor(rows, sizes.dim)?,
-            qkv: device.tensor(rows, sizes.heads.fused())?,
-            attended: device.tensor(rows, sizes.heads.heads * sizes.heads.head_dim)?,
-            gate_up: device.tensor(rows, 2 * sizes.ffn)?,
-            gated: device.tensor(rows, sizes.ffn)?,
-            delta: device.tensor(rows, sizes.dim)?,
+            normed: device.working(rows, sizes.dim)?,
+            qkv: device.working(rows, sizes.heads.fused())?,
+            attended: device.working(rows, sizes.heads.heads * sizes.heads.head_dim)?,
+            gate_up: device.working(rows, 2 * sizes.ffn)?,
+            gated: device.working(rows, sizes.ffn)?,
+            delta: device.working(rows, sizes.dim)?,
+            pending: false,
         })
+    }
+
+    /// Sums what the ranks have of `delta`, to be added to the residual stream.
+    fn reduce(&mut self, device: &D, ranks: &mut Ranks) -> Result<(), ModelError> {
+        self.pending = true;
+        ranks.all_reduce(device, &mut self.delta)
+    }
+
+    /// Normalises the residual stream, with what the last half layer adds to it.
+    fn norm(&mut self, device: &D, x: &mut D::Tensor, scale: &D::Vector, eps: f32) -> Result<(), DeviceError> {
+        if std::mem::take(&mut self.pending) {
+            device.add_rms_norm(x, &self.delta, scale, eps, &mut self.normed)
+        } else {
+            device.rms_norm(x, scale, eps, &mut self.normed)
+        }
+    }
+
+    /// Adds what the last layer left to be added.
+    pub(crate) fn settle(&mut self, device: &D, x: &mut D::Tensor) -> Result<(), DeviceError> {
+        if std::mem::take(&mut self.pending) { device.add(x, &self.delta) } else { Ok(()) }
     }
 }
 
@@ -62,7 +85,8 @@ impl<D: Device> Layer<D> {
         })
     }
 
-    /// Adds the layer to the residual stream `x`. `attend` turns fused queries, keys and values into what was attended.
+    /// Adds the layer to the residual stream `x`, all but its last sum, which the next layer adds or [`Scratch::settle`].
+    /// `attend` turns fused queries, keys and values into what was attended.
     pub(crate) fn forward(
         &self,
         device: &D,
@@ -73,19 +97,16 @@ impl<D: Device> Layer<D> {
         attend: impl FnOnce(&mut D::Tensor, &mut D::Tensor) -> Result<(), DeviceError>,
     ) -> Result<(), ModelError> {
         let s = scratch;
-        device.rms_norm(x, &self.attention_norm, eps, &mut s.normed)?;
+        s.norm(device, x, &self.attention_norm, eps)?;
         device.matmul(&s.normed, &self.qkv, &mut s.qkv)?;
         attend(&mut s.qkv, &mut s.attended)?;
         device.matmul(&s.attended, &self.attention_out, &mut s.delta)?;
-        ranks.all_reduce(device, &mut s.delta)?;
-        device.add(x, &s.delta)?;
+        s.reduce(device, ranks)?;
 
-        device.rms_norm(x, &self.ffn_norm, eps, &mut s.normed)?;
+        s.norm(device, x, &self.ffn_norm, eps)?;
         device.matmul(&s.normed, &self.gate_up, &mut s.gate_up)?;
         device.swiglu(&s.gate_up, &mut s.gated)?;
         device.matmul(&s.gated, &self.down, &mut s.delta)?;
-        ranks.all_reduce(device, &mut s.delta)?;
-        device.add(x, &s.delta)?;
-        Ok(())
+        s.reduce(device, ranks)
     }
 }

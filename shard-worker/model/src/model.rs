@@ -13,6 +13,7 @@ use crate::checkpoint::WeightSource;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, PlanError};
 use crate::ledger::Ledger;
+use crate::passes::Passes;
 use crate::ranks::Ranks;
 use crate::sequences::Sequences;
 use crate::slices::ShardSlices;
@@ -30,6 +31,8 @@ pub struct CacheConfig {
 
 /// One rank's shard of a model, ready to run step plans.
 pub struct Model<D: Device> {
+    // Before the group, whose collective they hold.
+    pub(crate) passes: Passes<D>,
     pub(crate) spec: ModelSpec,
     pub(crate) plan: ShardPlan,
     pub(crate) device: D,
@@ -84,6 +87,7 @@ impl<D: Device> Model<D> {
             sequences: Sequences::new(),
             ledger: Ledger::new(cache.blocks),
             features: HashMap::new(),
+            passes: Passes::new(),
         })
     }
 
@@ -91,6 +95,7 @@ impl<D: Device> Model<D> {
     /// degree, and this rank its place in it.
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<(), ModelError> {
         fits(&self.plan, collective.as_ref())?;
+        self.passes.clear();
         self.ranks.join(collective);
         self.sequences.clear();
         self.ledger.clear();

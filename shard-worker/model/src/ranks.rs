@@ -6,9 +6,29 @@ use std::time::{Duration, Instant};
 
 use tessera_collective::{Collective, CollectiveError};
 use tessera_device::Device;
-use tessera_types::{Rank, TokenId};
+use tessera_types::{DeviceSlice, Rank, TokenId};
 
 use crate::ModelError;
+
+/// What all ranks gave, by rank.
+pub(crate) enum Gathered<D: Device> {
+    /// `[parts * rows, cols]`.
+    OnDevice {
+        whole: D::Tensor,
+        parts: usize,
+    },
+    OnHost(Vec<f32>),
+}
+
+impl<D: Device> Gathered<D> {
+    /// The numbers themselves.
+    pub(crate) fn into_host(self, device: &D) -> Result<Vec<f32>, ModelError> {
+        match self {
+            Self::OnDevice { whole, .. } => Ok(device.read(&whole)?),
+            Self::OnHost(values) => Ok(values),
+        }
+    }
+}
 
 pub(crate) struct Ranks {
     collective: Box<dyn Collective>,
@@ -45,9 +65,12 @@ impl Ranks {
 
     /// Replaces each rank's part of a sum by the sum.
     pub(crate) fn all_reduce<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<(), ModelError> {
-        self.progress.fetch_add(1, Ordering::Relaxed);
+        self.progressed();
         if self.collective.size() == 1 {
             return Ok(());
+        }
+        if let Some(slice) = self.joined(device, tensor) {
+            return Ok(self.collective.all_reduce_device(slice)?);
         }
         if let Some(values) = device.host_mut(tensor) {
             return Ok(self.timed(|collective| collective.all_reduce_sum(values))?);
@@ -58,25 +81,36 @@ impl Ranks {
     }
 
     /// All ranks' parts one behind the other.
-    pub(crate) fn all_gather<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<Vec<f32>, ModelError> {
-        if self.collective.size() == 1 {
-            return Ok(device.read(tensor)?);
+    pub(crate) fn all_gather<D: Device>(&mut self, device: &D, mut part: D::Tensor) -> Result<Gathered<D>, ModelError> {
+        let parts = self.collective.size();
+        if parts == 1 {
+            return Ok(Gathered::OnDevice { whole: part, parts });
         }
-        let (rows, cols) = device.shape(tensor);
-        let mut whole = vec![0.0; rows * cols * self.collective.size()];
-        if let Some(part) = device.host_mut(tensor) {
+        let (rows, cols) = device.shape(&part);
+        if let Some(slice) = self.joined(device, &part) {
+            let whole = device.tensor(rows * parts, cols)?;
+            if let Some(all) = device.slice(&whole) {
+                self.collective.all_gather_device(slice, all)?;
+                return Ok(Gathered::OnDevice { whole, parts });
+            }
+        }
+        let mut whole = vec![0.0; rows * cols * parts];
+        if let Some(part) = device.host_mut(&mut part) {
             self.timed(|collective| collective.all_gather(part, &mut whole))?;
         } else {
-            let part = device.read(tensor)?;
+            let part = device.read(&part)?;
             self.timed(|collective| collective.all_gather(&part, &mut whole))?;
         }
-        Ok(whole)
+        Ok(Gathered::OnHost(whole))
     }
 
     /// Rank 0's tokens on every rank; all give as many.
-    pub(crate) fn share(&mut self, tokens: &mut [TokenId]) -> Result<(), ModelError> {
+    pub(crate) fn share<D: Device>(&mut self, device: &D, tokens: &mut [TokenId]) -> Result<(), ModelError> {
         if self.collective.size() == 1 || tokens.is_empty() {
             return Ok(());
+        }
+        if self.collective.joins_devices() {
+            return self.share_by_device(device, tokens);
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
@@ -87,6 +121,40 @@ impl Ranks {
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Ids travel as the bits of f32, which nobody looks at.
+    fn share_by_device<D: Device>(&mut self, device: &D, tokens: &mut [TokenId]) -> Result<(), ModelError> {
+        let mut ids = device.tensor(1, tokens.len())?;
+        let bits: Vec<f32> = tokens.iter().map(|token| f32::from_bits(token.0)).collect();
+        device.write(&mut ids, &bits)?;
+        if let Some(slice) = device.slice(&ids) {
+            self.collective.broadcast_device(Rank(0), slice)?;
+        }
+        self.settle(device)?;
+        for (token, bits) in tokens.iter_mut().zip(device.read(&ids)?) {
+            *token = TokenId(bits.to_bits());
+        }
+        Ok(())
+    }
+
+    /// Waits for the device, and meanwhile looks after the group: a rank that is gone may leave the device waiting for ever.
+    pub(crate) fn settle<D: Device>(&mut self, device: &D) -> Result<(), ModelError> {
+        if self.collective.size() == 1 || !self.collective.joins_devices() {
+            return Ok(());
+        }
+        let mut idle = || device.is_idle().map_err(|error| error.to_string());
+        Ok(self.timed(|collective| collective.watch(&mut idle))?)
+    }
+
+    /// Says that the rank gets on, where no sum does.
+    pub(crate) fn progressed(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where a tensor lies, if the collective joins the memory of devices.
+    fn joined<D: Device>(&self, device: &D, tensor: &D::Tensor) -> Option<DeviceSlice> {
+        if self.collective.joins_devices() { device.slice(tensor) } else { None }
     }
 
     fn timed<T>(&mut self, call: impl FnOnce(&mut dyn Collective) -> Result<T, CollectiveError>) -> Result<T, CollectiveError> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tessera_device::{Device, Heads};
+use tessera_device::{Device, Heads, Rows, Spans};
 use tessera_types::{ImageEncode, VisionShard, VisionSpec};
 
 use crate::ModelError;
@@ -71,14 +71,16 @@ impl<D: Device> Vision<D> {
         let rows = spans.last().map_or(0, |span| span.end);
         let mut x = self.embed(device, images, rows)?;
         let positions = self.positions(images);
+        let placed = device.place(Rows { tokens: &[], positions: &positions, spans: Spans::Images(&spans) })?;
         let mut scratch = Scratch::new(device, rows, &self.sizes)?;
         let heads = self.sizes.heads;
         for layer in &self.layers {
             layer.forward(device, ranks, self.sizes.eps, &mut scratch, &mut x, |qkv, attended| {
-                device.rotate(qkv, heads, &self.rotary, &positions)?;
-                device.attend_images(qkv, heads, &spans, attended)
+                device.rotate(qkv, heads, &self.rotary, &placed)?;
+                device.attend_images(qkv, heads, &placed, attended)
             })?;
         }
+        scratch.settle(device, &mut x)?;
         Ok(x)
     }
 
@@ -88,7 +90,7 @@ impl<D: Device> Vision<D> {
         let adapted = self.adapter.forward(device, ranks, &encoded)?;
         let (_, dim) = device.shape(&adapted);
         let cut = |span: Range<usize>| {
-            let mut image = device.tensor(span.len(), dim)?;
+            let mut image = device.working(span.len(), dim)?;
             let to: Vec<usize> = (0..span.len()).collect();
             device.copy_rows(&adapted, &span.collect::<Vec<_>>(), &mut image, &to)?;
             Ok(image)
@@ -103,7 +105,7 @@ impl<D: Device> Vision<D> {
         for image in images {
             self.patches(image, &mut values);
         }
-        let mut patches = device.tensor(rows, width)?;
+        let mut patches = device.working(rows, width)?;
         device.write(&mut patches, &values)?;
         let mut embedded = device.tensor(rows, self.sizes.dim)?;
         device.matmul(&patches, &self.patch_conv, &mut embedded)?;

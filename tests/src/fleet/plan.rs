@@ -7,8 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tessera_test_etcd::Pace;
 
+use super::Coordinator;
 use crate::fixtures;
+
+/// Between a worker's port and the one on which its rank meets others by TCP.
+pub const RANKS: u16 = 1000;
 
 /// What a fleet is made of. Workers are w0, w1, …, coordinators c0, …, routers r0, ….
 #[derive(Clone, Debug)]
@@ -17,8 +22,15 @@ pub struct Plan {
     pub workers: usize,
     /// How many more workers are known, and not started yet.
     pub later: usize,
+    /// How many of all workers, the first ones, have a host of their own with a cable that can fail; see
+    /// [`crate::network`].
+    pub hosts: usize,
     /// How many of all workers, the last ones, are reached and reach etcd over links that can be cut.
     pub linked: usize,
+    /// How slow those links are.
+    pub pace: Pace,
+    /// Whether each worker has a GPU, which a stand-in on the CPU is, rather than a thread of the CPU.
+    pub gpus: bool,
     /// Coordinators, of two ranks each.
     pub coordinators: usize,
     /// Routers.
@@ -31,23 +43,39 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { workers: 3, later: 0, linked: 0, coordinators: 1, routers: 1, elastic: false, drain: 25 }
+        let (pace, coordinators, routers) = (Pace::default(), 1, 1);
+        Self { workers: 3, later: 0, hosts: 0, linked: 0, pace, gpus: false, coordinators, routers, elastic: false, drain: 25 }
     }
 }
 
 impl Plan {
-    pub(super) fn worker(&self, name: &str, port: u16, advertise: &str, registry: &str) -> Vec<String> {
+    /// What workers are run by, so that they see the GPUs there are.
+    pub(super) fn sees(&self) -> Vec<String> {
+        if !self.gpus {
+            return Vec::new();
+        }
+        let set =
+            tessera_test_gpu::environment(self.workers + self.later).into_iter().map(|(name, value)| format!("{name}={value}"));
+        ["env".to_owned()].into_iter().chain(set).collect()
+    }
+
+    pub(super) fn worker(&self, name: &str, listen: &str, advertise: &str, registry: &str) -> Vec<String> {
         let drain = self.drain;
+        let device = match name.strip_prefix('w').filter(|_| self.gpus) {
+            Some(gpu) => format!("cuda:{gpu}"),
+            None => "cpu --threads 1".to_owned(),
+        };
         words(&format!(
-            "shard-worker --id {name} --listen 127.0.0.1:{port} --advertise {advertise} --registry {registry} \
-             --device cpu --threads 1 --kv-memory 16MiB --drain-timeout {drain}"
+            "shard-worker --id {name} --listen {listen} --advertise {advertise} --registry {registry} \
+             --device {device} --kv-memory 16MiB --drain-timeout {drain}"
         ))
     }
 
-    pub(super) fn coordinator(&self, name: &str, port: u16, registry: &str) -> Vec<String> {
+    pub(super) fn coordinator(&self, name: &str, at: &Coordinator, registry: &str) -> Vec<String> {
         let (drain, elastic) = (self.drain, if self.elastic { " --elastic" } else { "" });
+        let Coordinator { address, status } = at;
         let command = format!(
-            "coordinator --id {name} --listen 127.0.0.1:{port} --registry {registry} --tp 2 --dtype bf16 \
+            "coordinator --id {name} --listen {address} --status {status} --registry {registry} --tp 2 --dtype bf16 \
              --drain-timeout {drain}{elastic} --model"
         );
         with_model(&command)
@@ -70,9 +98,20 @@ fn with_model(command: &str) -> Vec<String> {
 
 /// A free port that stays free: below those that the system gives to connections.
 pub(super) fn port() -> Result<u16> {
+    free(&[0])
+}
+
+/// One that a worker can be called at: the port of its rank is free, too.
+pub(super) fn worker_port() -> Result<u16> {
+    free(&[0, RANKS])
+}
+
+/// A port that is free with all of these beyond it.
+fn free(beyond: &[u16]) -> Result<u16> {
     /// Ports of all fleets of this process, which begin somewhere else than another process's.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = 12_000 + u16::try_from(process::id() % 180)? * 100;
-    let free = (0..1000).map(|_| begin + NEXT.fetch_add(1, Ordering::SeqCst) % 2000);
-    free.into_iter().find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).context("no free port")
+    let mut ports = (0..1000).map(|_| begin + NEXT.fetch_add(1, Ordering::SeqCst) % 2000);
+    let is_free = |port: &u16| beyond.iter().all(|more| TcpListener::bind(("127.0.0.1", port + more)).is_ok());
+    ports.find(is_free).context("no free port")
 }

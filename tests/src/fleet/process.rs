@@ -30,6 +30,8 @@ pub struct Usage {
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
+    /// What it is run by, on a host of its own.
+    on: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
     /// Where in the log its present life begins.
@@ -38,8 +40,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(name: &str, arguments: Vec<String>, folder: &Path) -> Self {
-        Self { name: name.to_owned(), arguments, log: folder.join(format!("{name}.log")), begin: 0, child: None }
+    pub(super) fn new(name: &str, on: Vec<String>, arguments: Vec<String>, folder: &Path) -> Self {
+        Self { name: name.to_owned(), on, arguments, log: folder.join(format!("{name}.log")), begin: 0, child: None }
     }
 
     /// Starts it, if it does not run.
@@ -49,8 +51,9 @@ impl Process {
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         self.begin = usize::try_from(log.metadata()?.len())?;
-        let mut command = Command::new(binary()?);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let words: Vec<_> = self.on.iter().map(Into::into).chain([binary()?.into_os_string()]).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("cannot start tessera")?);
         Ok(())
     }

@@ -13,8 +13,9 @@ use crate::binary;
 pub struct Status(Value);
 
 impl Status {
-    pub(super) async fn of(registry: &str) -> Result<Self> {
-        let output = Command::new(binary()?).args(["status", "--json", "--registry", registry]).output().await?;
+    /// Of those who are named by these options.
+    pub(super) async fn of(options: &[&str]) -> Result<Self> {
+        let output = Command::new(binary()?).args(["status", "--json"]).args(options).output().await?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(Self(serde_json::from_slice(&output.stdout).context("the status is no JSON")?))
     }
@@ -45,14 +46,33 @@ impl Status {
 
     /// The workers of a replica, by rank; none while it has no group.
     pub fn ranks(&self, replica: &str) -> Vec<&str> {
-        let found = self.replicas().find(|entry| entry["id"] == replica);
-        let workers = found.and_then(|entry| entry["workers"].as_array());
+        let workers = self.of_replica(replica, "workers").and_then(Value::as_array);
         workers.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
     /// A replica's group by its number.
     pub fn epoch(&self, replica: &str) -> u64 {
-        self.replicas().find(|entry| entry["id"] == replica).and_then(|entry| entry["epoch"].as_u64()).unwrap_or(0)
+        self.of_replica(replica, "epoch").and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// How many groups a replica has had.
+    pub fn groups(&self, replica: &str) -> u64 {
+        self.of_replica(replica, "groups_formed").and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// The ranks that a replica says to have lost.
+    pub fn lost(&self, replica: &str) -> Vec<u64> {
+        let lost = self.of_replica(replica, "lost_ranks").and_then(Value::as_array);
+        lost.into_iter().flatten().filter_map(Value::as_u64).collect()
+    }
+
+    /// Why a replica says that it has no group; empty where it does not say so.
+    pub fn problem(&self, replica: &str) -> &str {
+        self.of_replica(replica, "problem").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn of_replica(&self, replica: &str, key: &str) -> Option<&Value> {
+        self.replicas().find(|entry| entry["id"] == replica)?.get(key)
     }
 
     /// Sequences on all replicas, waiting ones included.

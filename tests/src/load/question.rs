@@ -82,6 +82,17 @@ fn golden() -> Result<BTreeMap<String, Input>> {
     cases()?.iter().map(|case| Ok((text(case, "name")?, conversation(case)?))).collect()
 }
 
+/// Asks what is in the picture of the first variant, and for as many tokens as there are to say so.
+///
+/// # Errors
+/// When the fixture cannot be read.
+pub fn picture() -> Result<v1::GenerateRequest> {
+    let tokens = reference_of_the_first_picture()?.len() as u32;
+    let sampling = v1::Sampling { temperature: Some(0.0), max_new_tokens: Some(tokens), ..Default::default() };
+    let input = golden()?.remove("00-describe").context("no such case")?;
+    Ok(request(input, sampling))
+}
+
 /// What the reference implementation answers to the picture of the first variant, its end token left out.
 ///
 /// # Errors

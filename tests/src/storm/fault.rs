@@ -6,7 +6,7 @@ use anyhow::Result;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use tessera_test_etcd::LinkState;
 
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, network::Cable};
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(super) enum Fault {
     Drain(String),
     /// A worker is cut off from everybody.
     Cut(String, LinkState),
+    /// The cable of a worker's host fails.
+    Unplug(String, Cable),
     /// A node of etcd is killed.
     Node(usize),
     /// All of etcd is killed.
@@ -38,6 +40,7 @@ impl fmt::Display for Fault {
             Self::Terminate(name) => write!(f, "SIGTERM {name}"),
             Self::Drain(name) => write!(f, "drain {name}"),
             Self::Cut(name, state) => write!(f, "link of {name} {state:?}"),
+            Self::Unplug(name, cable) => write!(f, "cable of {name} {cable:?}"),
             Self::Node(node) => write!(f, "etcd node {node} killed"),
             Self::Away => write!(f, "etcd away"),
         }
@@ -47,7 +50,7 @@ impl fmt::Display for Fault {
 impl Fault {
     /// Any fault that `subjects` has left somebody for.
     pub(super) fn draw(random: &mut StdRng, left: &Subjects, leader: usize) -> Option<Self> {
-        let kinds: [(u32, Kind); 9] = [
+        let kinds: [(u32, Kind); 10] = [
             (6, |random, left, _| Some(Self::Kill(pick(random, &left.workers)?))),
             (3, |random, left, _| Some(Self::Kill(pick(random, &left.coordinators)?))),
             (2, |random, left, _| Some(Self::Kill(pick(random, &left.routers)?))),
@@ -55,6 +58,10 @@ impl Fault {
             (3, |random, left, _| {
                 let states = [LinkState::Silent, LinkState::Deaf, LinkState::Closed];
                 Some(Self::Cut(pick(random, &left.linked)?, *states.choose(random)?))
+            }),
+            (3, |random, left, _| {
+                let ways = if left.filter { &[Cable::Pulled, Cable::Deaf, Cable::Mute][..] } else { &[Cable::Pulled] };
+                Some(Self::Unplug(pick(random, &left.hosts)?, *ways.choose(random)?))
             }),
             (2, |random, left, _| Some(Self::Drain(pick(random, &left.drainable())?))),
             (2, |random, left, _| Some(Self::Terminate(pick(random, &left.processes())?))),
@@ -71,7 +78,8 @@ impl Fault {
     /// Who is not there until it is over.
     pub(super) fn subject(&self) -> &str {
         match self {
-            Self::Kill(name) | Self::Stop(name) | Self::Terminate(name) | Self::Drain(name) | Self::Cut(name, _) => name,
+            Self::Kill(name) | Self::Stop(name) | Self::Terminate(name) | Self::Drain(name) => name,
+            Self::Cut(name, _) | Self::Unplug(name, _) => name,
             Self::Node(_) | Self::Away => "etcd",
         }
     }
@@ -80,7 +88,7 @@ impl Fault {
     pub(super) fn lasts(&self, random: &mut StdRng) -> Duration {
         let seconds = match self {
             Self::Kill(_) | Self::Terminate(_) | Self::Drain(_) => random.random_range(0.2..2.0),
-            Self::Stop(_) | Self::Cut(..) => random.random_range(0.2..5.0),
+            Self::Stop(_) | Self::Cut(..) | Self::Unplug(..) => random.random_range(0.2..5.0),
             Self::Node(_) => random.random_range(0.5..3.0),
             Self::Away => 5.0,
         };
@@ -98,6 +106,7 @@ impl Fault {
                 fleet.ask_to_leave(name)
             }
             Self::Cut(name, state) => fleet.link(name, *state),
+            Self::Unplug(name, cable) => fleet.cable(name, *cable),
             Self::Node(node) => {
                 fleet.etcd.kill(*node);
                 Ok(())
@@ -118,6 +127,7 @@ impl Fault {
                 fleet.launch(name)
             }
             Self::Cut(name, _) => fleet.link(name, LinkState::Whole),
+            Self::Unplug(name, _) => fleet.cable(name, Cable::Whole),
             Self::Node(node) => {
                 fleet.etcd.restart(*node);
                 fleet.etcd.ready().await;
@@ -137,6 +147,9 @@ impl Fault {
 pub(super) struct Subjects {
     pub(super) workers: Vec<String>,
     pub(super) linked: Vec<String>,
+    pub(super) hosts: Vec<String>,
+    /// Whether cables may fail one way.
+    pub(super) filter: bool,
     pub(super) coordinators: Vec<String>,
     pub(super) routers: Vec<String>,
     pub(super) etcd: bool,

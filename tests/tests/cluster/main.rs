@@ -4,9 +4,12 @@
 
 mod coordinators;
 mod elastic;
+mod gpus;
 mod harness;
 mod leaving;
+mod network;
 mod ranks;
 mod registry;
 mod routers;
+mod slow;
 mod storms;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic and say why")]
 
 mod certificates;
+mod clients;
 mod collector;
 mod replica;
+mod strangers;
 mod tls;
 mod traces;

@@ -31,7 +31,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<bool> {
     let picture = std::path::absolute(&args.picture).unwrap_or(args.picture);
     print(&format!("picture   {} ({} x {}, seed {seed})\n", picture.display(), puzzle.picture.width(), puzzle.picture.height()))?;
     print(&format!("question  {}\nexpected  {}\nanswer    ", puzzle.question, puzzle.answer))?;
-    let mut client = client::connect(&cluster.grpc_address()).await?;
+    let mut client = client::connect(&cluster.grpc_address(), None).await?;
     let outcome = client::run(&mut client, request(file, &puzzle.question), |delta| {
         // Nothing is lost when the terminal is gone; the exit code still tells.
         let _ = print(delta);

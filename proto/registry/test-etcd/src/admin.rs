@@ -50,6 +50,12 @@ impl Etcd {
         answer.kvs().first().map_or(0, etcd_client::KeyValue::version)
     }
 
+    /// In which revision the key came to be; 0 where it is not there.
+    pub async fn created(&self, key: &str) -> i64 {
+        let answer = self.any().await.get(key, None).await.expect("an answer");
+        answer.kvs().first().map_or(0, etcd_client::KeyValue::create_revision)
+    }
+
     /// How many leases there are.
     pub async fn leases(&self) -> usize {
         self.any().await.leases().await.expect("an answer").leases().len()

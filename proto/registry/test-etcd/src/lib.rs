@@ -9,7 +9,7 @@ mod link;
 mod node;
 
 pub use certs::Certs;
-pub use link::{Link, LinkState};
+pub use link::{Link, LinkState, Pace};
 
 use std::time::Duration;
 
@@ -33,15 +33,24 @@ pub struct Etcd {
 impl Etcd {
     /// Starts `nodes` nodes, and waits until they have a leader. Must be called inside a tokio runtime.
     pub async fn start(nodes: usize) -> Self {
-        Self::start_with(nodes, None, &[]).await
+        Self::start_at("127.0.0.1", nodes).await
+    }
+
+    /// The same at another address of this host.
+    pub async fn start_at(host: &str, nodes: usize) -> Self {
+        Self::launch(host, nodes, None, &[]).await
     }
 
     /// Starts nodes that want certificates of their clients, with further options of etcd's.
     pub async fn start_with(nodes: usize, certs: Option<Certs>, options: &[&str]) -> Self {
+        Self::launch("127.0.0.1", nodes, certs, options).await
+    }
+
+    async fn launch(host: &str, nodes: usize, certs: Option<Certs>, options: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a folder for etcd");
         let tls = certs.as_ref().map(Certs::server_options).unwrap_or_default();
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).chain(tls).collect();
-        let nodes = node::plan(nodes, home.path(), certs.is_some(), &options);
+        let nodes = node::plan(host, nodes, home.path(), certs.is_some(), &options);
         let mut etcd = Self { nodes, certs, _home: home };
         etcd.nodes.iter_mut().for_each(Node::start);
         etcd.ready().await;

@@ -1,13 +1,25 @@
-//! A link to an etcd that can be cut, and healed.
+//! A link that can be cut, healed, and slow.
 
-use std::{net::SocketAddr, sync::Arc};
+mod carry;
+mod pace;
+
+pub use pace::Pace;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
+
+use self::{carry::carry, pace::Line};
 
 /// What a link does with what it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +42,18 @@ pub struct Link {
 }
 
 impl Link {
-    /// A whole link to `HOST:PORT`.
+    /// A whole link to `HOST:PORT`, as fast as this machine is.
     pub async fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::between("127.0.0.1:0", target, Pace::default()).await
+    }
+
+    /// A whole link from `HOST:PORT`, where 0 picks a port, to `HOST:PORT`.
+    pub async fn between(near: &str, target: &str, pace: Pace) -> Self {
+        let listener = TcpListener::bind(near).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (state, seen) = watch::channel(LinkState::Whole);
-        let task = tokio::spawn(accept(listener, Arc::from(target), seen));
+        let far = Far { target: target.into(), pace, connections: AtomicU64::new(0) };
+        let task = tokio::spawn(accept(listener, Arc::new(far), seen));
         Self { address, state, task }
     }
 
@@ -49,7 +67,8 @@ impl Link {
         self.address.to_string()
     }
 
-    /// From now on. Connections that have lost something are ended when the link is whole again.
+    /// From now on. Connections that have lost something are ended when the link is whole again. Bytes that are under way
+    /// on a slow link arrive, as those in a long cable do, unless it is closed.
     pub fn set(&self, state: LinkState) {
         self.state.send_replace(state);
     }
@@ -62,43 +81,32 @@ impl Drop for Link {
     }
 }
 
-async fn accept(listener: TcpListener, target: Arc<str>, state: watch::Receiver<LinkState>) {
+/// Where a link leads, and how fast.
+struct Far {
+    target: String,
+    pace: Pace,
+    connections: AtomicU64,
+}
+
+async fn accept(listener: TcpListener, far: Arc<Far>, state: watch::Receiver<LinkState>) {
     while let Ok((near, _)) = listener.accept().await {
-        tokio::spawn(forward(near, target.clone(), state.clone()));
+        tokio::spawn(forward(near, far.clone(), state.clone()));
     }
 }
 
-async fn forward(near: TcpStream, target: Arc<str>, mut state: watch::Receiver<LinkState>) {
+async fn forward(near: TcpStream, far: Arc<Far>, mut state: watch::Receiver<LinkState>) {
     if *state.borrow_and_update() == LinkState::Closed {
         return;
     }
-    let Ok(far) = TcpStream::connect(&*target).await else { return };
-    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    let Ok(stream) = TcpStream::connect(&*far.target).await else { return };
+    // What slows a link down is its pace alone.
+    let _ = (near.set_nodelay(true), stream.set_nodelay(true));
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), stream.into_split());
+    let connection = far.connections.fetch_add(1, Ordering::Relaxed);
+    let line = |way: u64| Line::new(far.pace, 2 * connection + way);
     tokio::select! {
-        () = carry(near_in, far_out, state.clone(), &[LinkState::Silent]) => {}
-        () = carry(far_in, near_out, state.clone(), &[LinkState::Silent, LinkState::Deaf]) => {}
+        () = carry(near_in, far_out, state.clone(), &[LinkState::Silent], line(0)) => {}
+        () = carry(far_in, near_out, state.clone(), &[LinkState::Silent, LinkState::Deaf], line(1)) => {}
         _ = state.wait_for(|state| *state == LinkState::Closed) => {}
-    }
-}
-
-/// Carries bytes one way; ends with the connection, or once bytes are due after some were lost.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<LinkState>, loses: &[LinkState]) {
-    let (mut buffer, mut lost) = (vec![0; 16 << 10], false);
-    loop {
-        tokio::select! {
-            read = from.read(&mut buffer) => {
-                let Ok(length @ 1..) = read else { return };
-                let losing = loses.contains(&state.borrow_and_update());
-                lost |= losing;
-                if !losing && (lost || to.write_all(&buffer[..length]).await.is_err()) {
-                    return;
-                }
-            }
-            changed = state.changed() => {
-                if changed.is_err() || (lost && !loses.contains(&state.borrow_and_update())) {
-                    return;
-                }
-            }
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::LazyLock,
@@ -15,24 +15,22 @@ static NO_FSYNC: LazyLock<bool> = LazyLock::new(|| {
 });
 
 pub(crate) struct Node {
-    client_port: u16,
+    address: SocketAddr,
     options: Vec<String>,
     log: PathBuf,
     process: Option<Child>,
 }
 
 /// Nodes of one cluster that are not started yet.
-pub(crate) fn plan(nodes: usize, home: &Path, tls: bool, options: &[String]) -> Vec<Node> {
+pub(crate) fn plan(host: &str, nodes: usize, home: &Path, tls: bool, options: &[String]) -> Vec<Node> {
     // All at once, so that no port is found free twice.
-    let listeners: Vec<_> = (0..nodes * 2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
-    let (client_ports, peer_ports) = ports.split_at(nodes);
-    let members: Vec<_> =
-        peer_ports.iter().enumerate().map(|(node, port)| format!("node{node}=http://127.0.0.1:{port}")).collect();
+    let listeners: Vec<_> = (0..nodes * 2).map(|_| TcpListener::bind((host, 0)).expect("a free port")).collect();
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().expect("an address")).collect();
+    let (clients, peers) = addresses.split_at(nodes);
+    let members: Vec<_> = peers.iter().enumerate().map(|(node, address)| format!("node{node}=http://{address}")).collect();
     let scheme = if tls { "https" } else { "http" };
     let node = |node: usize| {
-        let (client, peer) = (format!("{scheme}://127.0.0.1:{}", client_ports[node]), peer_ports[node]);
-        let peer = format!("http://127.0.0.1:{peer}");
+        let (client, peer) = (format!("{scheme}://{}", clients[node]), format!("http://{}", peers[node]));
         let data = home.join(format!("data{node}")).display().to_string();
         let mut all: Vec<String> = [
             ["--name", &format!("node{node}")],
@@ -54,14 +52,14 @@ pub(crate) fn plan(nodes: usize, home: &Path, tls: bool, options: &[String]) -> 
         if *NO_FSYNC {
             all.push("--unsafe-no-fsync".to_owned());
         }
-        Node { client_port: client_ports[node], options: all, log: home.join(format!("log{node}")), process: None }
+        Node { address: clients[node], options: all, log: home.join(format!("log{node}")), process: None }
     };
     (0..nodes).map(node).collect()
 }
 
 impl Node {
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        self.address.to_string()
     }
 
     pub(crate) fn start(&mut self) {

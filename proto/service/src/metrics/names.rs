@@ -4,6 +4,10 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Requests that ended, by `front` (grpc, http) and `outcome` (ok, or the gRPC code).
 pub const REQUESTS_TOTAL: &str = "tessera_requests_total";
+/// Connections that are open, by `server` (the address it listens on).
+pub const CONNECTIONS: &str = "tessera_connections";
+/// Connections refused because there were as many as may be, by `server`.
+pub const CONNECTIONS_REFUSED_TOTAL: &str = "tessera_connections_refused_total";
 /// Requests a router has in hand.
 pub const REQUESTS_IN_FLIGHT: &str = "tessera_requests_in_flight";
 /// Requests refused, by `reason`.
@@ -48,6 +52,10 @@ pub const STEP_SECONDS: &str = "tessera_step_seconds";
 pub const STEP_TOKENS: &str = "tessera_step_tokens";
 /// Groups formed, by `cause`.
 pub const GROUPS_FORMED_TOTAL: &str = "tessera_groups_formed_total";
+/// 1 from the loss of a rank until workers are claimed for the next group or known to be wanting, by `replica` and `rank`.
+pub const RANK_LOST: &str = "tessera_rank_lost";
+/// How long the registry has answered nothing, by `replica`; 0 while it answers. Until it does, no loss is made good.
+pub const REGISTRY_AWAY_SECONDS: &str = "tessera_registry_away_seconds";
 /// A rank's step, by `stage` (encode, forward, sample, collective).
 pub const RANK_STAGE_SECONDS: &str = "tessera_rank_stage_seconds";
 /// Weights a rank holds, by `worker`.
@@ -56,6 +64,8 @@ pub const RANK_WEIGHT_BYTES: &str = "tessera_rank_weight_bytes";
 /// Says what each metric means.
 pub(super) fn describe() {
     describe_counter!(REQUESTS_TOTAL, "Requests that ended");
+    describe_gauge!(CONNECTIONS, "Open connections");
+    describe_counter!(CONNECTIONS_REFUSED_TOTAL, "Connections refused because there were as many as may be");
     describe_gauge!(REQUESTS_IN_FLIGHT, "Requests in hand");
     describe_counter!(REFUSALS_TOTAL, "Requests refused");
     describe_histogram!(TIME_TO_FIRST_TOKEN_SECONDS, Unit::Seconds, "From a request's arrival to its first token");
@@ -78,6 +88,8 @@ pub(super) fn describe() {
     describe_histogram!(STEP_SECONDS, Unit::Seconds, "A step, from sending the plan to the last answer");
     describe_histogram!(STEP_TOKENS, "Tokens in a step");
     describe_counter!(GROUPS_FORMED_TOTAL, "Groups formed");
+    describe_gauge!(RANK_LOST, "Whether a rank was lost, and nobody claimed yet for the next group");
+    describe_gauge!(REGISTRY_AWAY_SECONDS, Unit::Seconds, "How long the registry has answered nothing");
     describe_histogram!(RANK_STAGE_SECONDS, Unit::Seconds, "A rank's step by stage");
     describe_gauge!(RANK_WEIGHT_BYTES, Unit::Bytes, "Weights a rank holds");
 }

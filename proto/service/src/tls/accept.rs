@@ -12,7 +12,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 use tracing::warn;
 
-use super::{CertFiles, TlsError, rotating::Rotating, seldom::Seldom};
+use super::{CertFiles, TlsError, rotating::Rotating};
+use crate::seldom::Seldom;
 
 /// Who has not shown by then who it is, is cut off.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -1,9 +1,9 @@
 //! Binding, and ending while calls are in progress.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tessera_service::{Bound, ServeError, bind, peer, serve};
-use tokio::{net::TcpStream, sync::Semaphore};
+use tessera_service::{Bound, ServeError, bind, metrics, peer, serve};
+use tokio::{net::TcpStream, sync::Semaphore, task::yield_now};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes};
 use tonic_health::pb::{
@@ -12,7 +12,7 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
-use crate::support::{loopback, soon};
+use crate::support::{Process, loopback, soon};
 
 /// Answers when it is let.
 struct Slow {
@@ -84,4 +84,44 @@ async fn a_call_that_does_not_end_is_cut_off() {
     stop.cancel();
     soon(served).await.unwrap().unwrap();
     soon(call).await.unwrap().unwrap_err();
+}
+
+/// The value of a metric for the server at `address`.
+fn counted(name: &str, address: SocketAddr) -> f64 {
+    let text = metrics::render();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{{server=\"{address}\"}} ")));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn connections_over_the_bound_are_refused_and_counted_until_one_is_given_back() {
+    metrics::install().unwrap();
+    let process = Process::start_on(loopback().await.at_most(2), Duration::from_secs(3600), Duration::ZERO).await;
+    let call = async || {
+        let channel = process.channel();
+        HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.map(|_| channel)
+    };
+    let (first, second) = (soon(call()).await.unwrap(), soon(call()).await.unwrap());
+    let open = || counted("tessera_connections", process.address);
+    assert_eq!(open(), 2.0);
+    soon(call()).await.unwrap_err();
+    let refused = counted("tessera_connections_refused_total", process.address);
+    assert!(refused >= 1.0, "{refused}");
+    drop(first);
+    let third = soon(async {
+        loop {
+            if let Ok(channel) = call().await {
+                return channel;
+            }
+        }
+    });
+    let third = third.await;
+    assert_eq!(open(), 2.0);
+    drop((second, third));
+    soon(async {
+        while open() > 0.0 {
+            yield_now().await
+        }
+    })
+    .await;
 }

@@ -4,12 +4,10 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::{ImageError, jpeg, rgb};
+use super::{ImageError, cost::Picture, jpeg, rgb, webp};
 
 /// What may be allocated for what stands beside the pixels: more than any colour profile.
-const METADATA_BYTES: u64 = 4 << 20;
-/// Of a GIF's frame as it is decoded.
-const BYTES_PER_PIXEL: u64 = 4;
+pub(super) const METADATA_BYTES: u64 = 4 << 20;
 
 /// What a file may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +24,25 @@ impl Default for ImageLimits {
     }
 }
 
-/// Width and height as the header says them, within the limits.
-pub fn probe(file: &[u8], limits: &ImageLimits) -> Result<(u32, u32), ImageError> {
-    Ok(open(file, limits)?.1.dimensions())
+/// What a file's header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Pixels from left to right.
+    pub width: u32,
+    /// Pixels from top to bottom.
+    pub height: u32,
+    /// Bytes that decoding takes at most, beside the file and the pixels that come out of [`prepare`](super::prepare).
+    pub decoding_bytes: u64,
+}
+
+/// Reads the header; its picture is within the limits.
+pub fn probe(file: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
+    let (picture, _) = open(file, limits)?;
+    Ok(Header { width: picture.width, height: picture.height, decoding_bytes: picture.cost(file) })
 }
 
 pub(super) fn decode(file: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
-    let (format, decoder) = open(file, limits)?;
+    let (Picture { format, .. }, decoder) = open(file, limits)?;
     if format == ImageFormat::Jpeg && !jpeg::is_whole(file) {
         return Err(ImageError::Decode { format: name(format), problem: "it breaks off".into() });
     }
@@ -41,7 +51,7 @@ pub(super) fn decode(file: &[u8], limits: &ImageLimits) -> Result<RgbImage, Imag
     Ok(rgb::to_rgb(decoded, stored))
 }
 
-fn open<'f>(file: &'f [u8], limits: &ImageLimits) -> Result<(ImageFormat, impl ImageDecoder + 'f), ImageError> {
+fn open<'f>(file: &'f [u8], limits: &ImageLimits) -> Result<(Picture, impl ImageDecoder + 'f), ImageError> {
     if file.len() > limits.max_bytes {
         return Err(ImageError::Bytes { bytes: file.len(), limit: limits.max_bytes });
     }
@@ -60,10 +70,13 @@ fn open<'f>(file: &'f [u8], limits: &ImageLimits) -> Result<(ImageFormat, impl I
     if width == 0 || height == 0 {
         return Err(ImageError::Decode { format: name(format), problem: "it has no pixels".into() });
     }
-    // A GIF's first frame may be larger than the screen that its header tells.
-    let frame = BYTES_PER_PIXEL.saturating_mul(limits.max_pixels);
-    decoder.set_limits(allocating(frame)).map_err(|error| broken(format, &error))?;
-    Ok((format, decoder))
+    let picture = Picture { format, width, height, color: decoder.color_type() };
+    if format == ImageFormat::WebP && webp::Contents::of(file).lossy_pixels > u64::from(width) * u64::from(height) {
+        return Err(ImageError::Decode { format: name(format), problem: "its picture is larger than it says".into() });
+    }
+    // Heeded by the decoder of GIFs alone, whose first frame may be larger than the screen that its header tells.
+    decoder.set_limits(allocating(picture.gif_frame())).map_err(|error| broken(format, &error))?;
+    Ok((picture, decoder))
 }
 
 fn allocating(bytes: u64) -> Limits {

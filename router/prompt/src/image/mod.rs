@@ -2,17 +2,19 @@
 //!
 //! EXIF orientation is ignored, as the reference ignores it.
 
+mod cost;
 mod decode;
 mod grid;
 mod jpeg;
 mod resize;
 mod rgb;
+mod webp;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tessera_types::{Grid, ImageKey, VisionSpec};
 
-pub use decode::{ImageLimits, probe};
+pub use decode::{Header, ImageLimits, probe};
 pub use grid::grid_of;
 
 /// Mean of the training images' channels, of values in `[0, 1]`.

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use tessera_types::Fnv1a;
+
 use super::link::{Link, Patience};
 use crate::{CollectiveError, GroupConfig, deadline::Deadline};
 
@@ -145,15 +147,10 @@ impl Joining<'_> {
     fn hello(&self) -> [u8; HELLO_BYTES] {
         let mut hello = [0; HELLO_BYTES];
         hello[..8].copy_from_slice(&MAGIC.to_le_bytes());
-        hello[8..16].copy_from_slice(&hash(&self.config.group).to_le_bytes());
+        hello[8..16].copy_from_slice(&Fnv1a::of(self.config.group.as_bytes()).to_le_bytes());
         hello[16..24].copy_from_slice(&self.config.epoch.0.to_le_bytes());
         hello[24..RANK].copy_from_slice(&(self.config.size as u16).to_le_bytes());
         hello[RANK..].copy_from_slice(&self.config.rank.0.to_le_bytes());
         hello
     }
-}
-
-/// FNV-1a: a name of any length in eight bytes, the same on every host.
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -6,8 +6,8 @@ here="$(cd "$(dirname "$0")" && pwd)"
 out="${1:-$here/../../../../target/fake-gpu}"
 mkdir -p "$out/objects"
 out="$(cd "$out" && pwd)"
-# Tests that run at once want it at once.
-exec 9>"$out/lock"
+# Several tests may build at once.
+exec 9> "$out/objects/lock"
 flock 9
 
 # The machine and the rounding that the kernels' own tests use: no contraction.

@@ -14,3 +14,6 @@
 #include "gemm.cuh"
 #include "gemm_small.cuh"
 #include "gemm_tile.cuh"
+#include "attention.cuh"
+#include "attention_split.cuh"
+#include "attention_chunk.cuh"

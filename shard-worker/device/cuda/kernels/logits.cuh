@@ -15,6 +15,8 @@ struct SampleEdit {
     u32 flags;
 };
 
+static_assert(sizeof(SampleRow) == 48 && sizeof(SampleEdit) == 16, "the host lays them out");
+
 constexpr u32 EDIT_MASK = 1;
 constexpr u32 EDIT_PENALISE = 2;
 
@@ -55,7 +57,7 @@ __device__ __forceinline__ float key_logit(u32 key) { return __uint_as_float(key
 constexpr u32 KEY_OF_MINUS_INFINITY = 0x007fffffu;
 constexpr u32 KEY_OF_INFINITY = 0xff800000u;
 
-/// Logits of four ids; those beyond the vocabulary are -inf.
+/// Logits of four ids; those beyond the vocabulary mean nothing.
 struct FourLogits {
     float v[4];
 };
@@ -67,10 +69,10 @@ struct LogitRow {
 
     __device__ float at(int id) const { return logits[size_t(id / part) * rows * part + id % part]; }
 
-    /// Of ids `id..id + 4`, `id` being a multiple of 4.
+    /// Of ids `id..id + 4`, `id` being a multiple of 4 below `vocab`.
     __device__ FourLogits four(int id) const {
         FourLogits four;
-        if (part % 4 == 0 && id + 4 <= vocab) {
+        if (part % 4 == 0) {
             float4 q = *reinterpret_cast<const float4*>(logits + size_t(id / part) * rows * part + id % part);
             four.v[0] = q.x, four.v[1] = q.y, four.v[2] = q.z, four.v[3] = q.w;
         } else {

@@ -127,9 +127,11 @@ __device__ __forceinline__ int locate(const LogitRow& row, Measure measure, Targ
         u64 own = id < end ? measures(id, end, each) : 0;
         scan = block_scan(own, scratch);
         u64 at = before + scan.before;
-        if (at <= passed && passed < at + own)
+        if (at <= passed && passed < at + own) {
+            // The last id that the sum does not pass before.
             for (int i = 0; i < 4; at += each[i++])
-                if (at <= passed && passed < at + each[i]) scratch.found = id + i;
+                if (at <= passed) scratch.found = id + i;
+        }
         before += scan.total;
     }
     __syncthreads();
@@ -142,7 +144,7 @@ template <class Measure, class Target>
 __device__ __forceinline__ Cut narrow_cut(const LogitRow& row, Best best, Cut cut, float width, Measure measure, Target target, Scratch& scratch) {
     u32 low = cut.key, high = best.key;
     // The best logit is in bin 0 whatever the width: 0 times a finite scale.
-    float top = best.logit(), scale = width > 0 ? fminf((BINS - 1) / width, 3.4e38f) : 0;
+    float top = best.logit(), scale = fminf((BINS - 1) / width, 3.4e38f);
     auto by_distance = [&](u32 key) { return int(fminf((top - key_logit(key)) * scale, float(BINS - 1))); };
     fill_bins(row, cut, low, high, measure, by_distance, scratch);
     Scan scan = scan_bins(scratch);

@@ -28,7 +28,7 @@ class Gathered {
 /// A row of one of the kinds that selections may trip over.
 inline std::vector<float> random_row(Random& random, int vocab) {
     std::vector<float> row;
-    int kind = random.between(0, 6);
+    int kind = random.between(0, 7);
     float size = float(std::pow(10, random.between(-2, 1)));
     for (int id = 0; id < vocab; id++) {
         switch (kind) {
@@ -39,9 +39,10 @@ inline std::vector<float> random_row(Random& random, int vocab) {
             case 4: row.push_back(random.chance(0.5) ? 0.0f : -0.0f); break;                              // zeros of both signs
             case 5: row.push_back(random.around(1) * float(std::pow(10, random.between(-30, 30)))); break;  // far apart
             case 6: row.push_back(-1.5f); break;                                                          // all equal
+            case 7: row.push_back(float(random.between(-9, 9)) * 0x1p-149f); break;                       // denormal
         }
     }
-    row[size_t(random.between(0, vocab - 1))] = kind == 4 ? 0.0f : 3;
+    if (kind < 4) row[size_t(random.between(0, vocab - 1))] = 3;
     return row;
 }
 

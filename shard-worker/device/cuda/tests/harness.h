@@ -31,6 +31,12 @@ void expect(bool holds, const char* format, A... a) {
     if (!holds) fail(format, a...);
 }
 
+/// The last line of a test program and its exit status.
+inline int summary() {
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed ? 1 : 0;
+}
+
 /// Runs one fact and prints a line about it.
 inline void fact(const char* name, const std::function<void()>& body) {
     try {
@@ -40,14 +46,10 @@ inline void fact(const char* name, const std::function<void()>& body) {
     } catch (const std::exception& error) {
         failed++;
         printf("FAILED  %s: %s\n", name, error.what());
+        // It is enough to notice a seeded bug once.
+        if (getenv("CUDA_TEST_STOP")) exit(summary());
     }
     fflush(stdout);
-}
-
-/// The last line of a test program and its exit status.
-inline int summary() {
-    printf("%d passed, %d failed\n", passed, failed);
-    return failed ? 1 : 0;
 }
 
 /// SplitMix64: the same numbers for a seed everywhere.
@@ -159,6 +161,12 @@ inline void close(double got, double want, double absolute, double relative, con
                  : std::isinf(want) ? got == want
                                     : std::fabs(got - want) <= absolute + relative * std::fabs(want);
     expect(holds, "%s[%zu] is %.9g, not %.9g", what, i, got, want);
+}
+
+/// Row `r` of a matrix as one of its own.
+template <class T>
+std::vector<T> row_of(const T* matrix, size_t r, size_t cols) {
+    return std::vector<T>(matrix + r * cols, matrix + (r + 1) * cols);
 }
 
 inline bool same_bits(float a, float b) { return memcmp(&a, &b, sizeof a) == 0; }

@@ -33,7 +33,7 @@ void norm(void (*kernel)(const float*, const float*, U*, int, float), double rou
             std::vector<double> wanted = reference(x.get() + r * size_t(cols), scale.get(), cols);
             for (size_t i = 0; i < size_t(cols); i++) test::close(to_float(out[r * size_t(cols) + i]), wanted[i], 1e-30, rounding + 1e-6, "out", i);
         }
-        test::Buffer<float> last(std::vector<float>(x.get() + (rows - 1) * size_t(cols), x.get() + rows * size_t(cols)));
+        test::Buffer<float> last(test::row_of(x.get(), rows - 1, size_t(cols)));
         cpucuda::launch(1, 256, 0, [&] { kernel(last.get(), scale.get(), alone.get(), cols, EPS); });
         test::expect(test::same_bits(alone.get(), out.get() + (rows - 1) * size_t(cols), size_t(cols)), "a row alone differs");
     }

@@ -37,7 +37,7 @@ double turned(const bf16* row, size_t i, const float* table, int position, int h
 void check_turned(bf16 got, double want, size_t i) { test::close(to_float(got), want, 1e-6, test::BF16_ROUNDING + 1e-6, "turned", i); }
 
 void in_place() {
-    test::fact("rotate_turns_queries_and_keys_and_leaves_values", [] {
+    test::fact("rotate_turns_queries_and_keys_leaves_values_and_a_row_alone_is_the_row_in_a_batch", [] {
         test::Random random(1);
         for (Shape s : SHAPES) {
             size_t rows = size_t(random.between(1, 4)), fused = size_t(s.fused());
@@ -56,6 +56,9 @@ void in_place() {
                 else
                     test::expect(qkv[i].bits == given[i].bits, "value %zu was changed", i);
             }
+            test::Buffer<bf16> last(test::row_of(given.data(), rows - 1, fused));
+            cpucuda::launch(1, 256, 0, [&] { rotate(last.get(), table.get(), at.get() + rows - 1, s.heads, s.kv_heads, s.head_dim); });
+            test::expect(test::same_bits(last.get(), qkv.get() + (rows - 1) * fused, fused), "a row alone differs");
         }
     });
 }

@@ -37,7 +37,8 @@ int argmax(const std::vector<float>& logits) {
     return best;
 }
 
-/// The sampler of the CPU, by full sorts in f64.
+/// The sampler of the CPU, by full sorts in f64. Where f64 makes equal weights of unequal logits the CPU goes by id, the
+/// device by logit; so does this.
 int plain(const std::vector<float>& logits, const SampleRow& p) {
     int best = argmax(logits);
     if (p.temperature == 0) return best;
@@ -46,7 +47,7 @@ int plain(const std::vector<float>& logits, const SampleRow& p) {
     Ids ids;
     for (size_t id = 0; id < weights.size(); id++)
         if (weights[id] >= double(p.min_p)) ids.push_back(int(id));
-    std::stable_sort(ids.begin(), ids.end(), [&](int a, int b) { return weights[size_t(a)] > weights[size_t(b)]; });
+    std::stable_sort(ids.begin(), ids.end(), [&](int a, int b) { return std::pair(weights[size_t(a)], logits[size_t(a)]) > std::pair(weights[size_t(b)], logits[size_t(b)]); });
     if (p.top_k > 0 && p.top_k < ids.size()) ids.resize(p.top_k);
     auto sum = [&] { return std::accumulate(ids.begin(), ids.end(), 0.0, [&](double s, int id) { return s + weights[size_t(id)]; }); };
     if (p.top_p < 1) {
@@ -62,7 +63,7 @@ int plain(const std::vector<float>& logits, const SampleRow& p) {
     return best;
 }
 
-/// The same with weights in fixed point, and equal weights of unequal logits ordered by the logit.
+/// The same with weights in fixed point.
 int exact(const std::vector<float>& logits, const SampleRow& p) {
     int best = argmax(logits);
     if (p.temperature == 0) return best;
@@ -96,7 +97,7 @@ SampleRow random_params(test::Random& random, int vocab) {
     p.uniform = random.chance(0.1) ? 0 : random.chance(0.1) ? 1 - 0x1p-53 : random.share();
     if (random.chance(0.8)) p.temperature = random.chance(0.2) ? 0 : float(std::pow(10, random.share() * 4 - 2));
     if (random.chance(0.5)) p.top_k = u32(random.between(1, random.chance(0.5) ? 8 : vocab + 2));
-    if (random.chance(0.5)) p.top_p = float(random.chance(0.2) ? 1e-9 : random.chance(0.2) ? 0.9999 : random.share());
+    if (random.chance(0.5)) p.top_p = float(random.chance(0.2) ? std::pow(10, random.between(-30, -9)) : random.chance(0.2) ? 0.9999 : random.share());
     if (random.chance(0.3)) p.min_p = float(random.chance(0.1) ? 1 : random.share() * random.share());
     return p;
 }
@@ -148,6 +149,11 @@ void choosing() {
     test::fact("a_vocabulary_of_one_token_has_one_choice", [] {
         test::Random random(4);
         for (int trial = 0; trial < 20; trial++) test::expect(run({{-3}}, {random_params(random, 1)}, 1).tokens[0] == 0, "trial %d", trial);
+    });
+    test::fact("a_share_of_one_draws_the_last_token_kept", [] {
+        SampleRow p = {};
+        p.temperature = p.top_p = 1, p.uniform = 1, p.top_k = 3;
+        test::expect(run({{5, 4, 1, 3, 2}}, {p}, 1).tokens[0] == 3, "another token");
     });
     test::fact("draws_follow_the_distribution", [] {
         test::Random random(5);

@@ -1,19 +1,15 @@
 //! What weights and cached keys and values are kept in.
 
-use half::{bf16, f16};
+use half::bf16;
 
 use super::simd::{LANES, Simd};
-use crate::SourceDtype;
+use crate::source::Number;
 
 /// Columns of a weight panel: two vectors.
 pub(super) const PANEL: usize = 2 * LANES;
 
 /// A stored number. Arithmetic on it is f32.
-pub(super) trait Element: Copy + Send + Sync + Default + bytemuck::Pod {
-    /// Rounds to nearest, ties to even.
-    fn from_f32(x: f32) -> Self;
-    /// Exact.
-    fn from_bf16(x: bf16) -> Self;
+pub(super) trait Element: Number + Send + Sync + Default + bytemuck::Pod {
     /// Exact.
     fn to_f32(self) -> f32;
     /// Where a column stands in a line of a weight panel.
@@ -25,14 +21,6 @@ pub(super) trait Element: Copy + Send + Sync + Default + bytemuck::Pod {
 }
 
 impl Element for f32 {
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-
-    fn from_bf16(x: bf16) -> Self {
-        x.to_f32()
-    }
-
     fn to_f32(self) -> f32 {
         self
     }
@@ -54,14 +42,6 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    fn from_f32(x: f32) -> Self {
-        bf16::from_f32(x)
-    }
-
-    fn from_bf16(x: bf16) -> Self {
-        x
-    }
-
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }
@@ -79,26 +59,5 @@ impl Element for bf16 {
     #[inline(always)]
     fn lanes<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {
         s.load_bf16(x)
-    }
-}
-
-/// Reads little-endian numbers; `bytes` holds exactly `out.len()` of them.
-pub(super) fn read<E: Element>(bytes: &[u8], dtype: SourceDtype, out: &mut [E]) {
-    match dtype {
-        SourceDtype::F32 => {
-            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *x = E::from_f32(f32::from_le_bytes(*bytes));
-            }
-        }
-        SourceDtype::Bf16 => {
-            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *x = E::from_bf16(bf16::from_le_bytes(*bytes));
-            }
-        }
-        SourceDtype::F16 => {
-            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *x = E::from_f32(f16::from_le_bytes(*bytes).to_f32());
-            }
-        }
     }
 }

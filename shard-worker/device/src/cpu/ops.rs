@@ -1,13 +1,13 @@
 //! The device's operations: shapes are checked here, the work is done next door.
 
-use std::ops::Range;
+use std::{convert::Infallible, ops::Range};
 
 use tessera_types::TokenId;
 
 use super::attention::{Attention, Mask, attend_images};
 use super::cache::{self, Store};
 use super::{CpuCache, CpuDevice, CpuMatrix, CpuRotary, CpuTable, CpuTensor, CpuVector, activation, gemm, norm, rotary, source};
-use crate::{CacheShape, ChunkSpan, Device, DeviceError, Heads, MatrixSource};
+use crate::{CacheShape, ChunkSpan, Device, DeviceError, Heads, MatrixSource, Rows, Spans};
 
 /// Fails unless two numbers of a shape agree.
 fn agree(operation: &'static str, what: &str, got: usize, wanted: usize) -> Result<(), DeviceError> {
@@ -32,16 +32,23 @@ fn fused(operation: &'static str, qkv: &CpuTensor, heads: Heads) -> Result<(), D
 
 impl Device for CpuDevice {
     type Tensor = CpuTensor;
+    /// Rows stay where they are.
+    type Placed<'a> = Rows<'a>;
     type Matrix = CpuMatrix;
     type Vector = CpuVector;
     type Table = CpuTable;
     type Cache = CpuCache;
     type Rotary = CpuRotary;
+    type Recording = Infallible;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<CpuTensor, DeviceError> {
         let mut tensor = self.arena.tensor(rows, cols)?;
         self.pool.rows(1, tensor.numbers_mut(), cols, |_, row| row.fill(0.0))?;
         Ok(tensor)
+    }
+
+    fn place<'a>(&self, rows: Rows<'a>) -> Result<Rows<'a>, DeviceError> {
+        Ok(rows)
     }
 
     fn shape(&self, tensor: &CpuTensor) -> (usize, usize) {
@@ -89,14 +96,8 @@ impl Device for CpuDevice {
         Ok(CpuRotary::grid(head_dim, theta, side))
     }
 
-    fn embed(&self, table: &CpuTable, first: usize, tokens: &[Option<TokenId>], out: &mut CpuTensor) -> Result<(), DeviceError> {
-        agree("embed", "rows", out.rows, tokens.len())?;
-        agree("embed", "columns", out.cols, table.dim)?;
-        self.pool.rows(1, out.numbers_mut(), table.dim, |row, out| {
-            if let Some(token) = tokens[row] {
-                table.look_up(first, token, out);
-            }
-        })
+    fn embed(&self, table: &CpuTable, first: usize, rows: &Rows<'_>, out: &mut CpuTensor) -> Result<(), DeviceError> {
+        self.embed(table, first, rows.tokens, out)
     }
 
     fn copy_rows(&self, from: &CpuTensor, rows: &[usize], out: &mut CpuTensor, to: &[usize]) -> Result<(), DeviceError> {
@@ -149,13 +150,79 @@ impl Device for CpuDevice {
         activation::gelu(&self.pool, self.isa, x.numbers_mut(), cols, bias.map(|bias| &*bias.0))
     }
 
-    fn rotate(&self, qkv: &mut CpuTensor, heads: Heads, rotary: &CpuRotary, positions: &[u32]) -> Result<(), DeviceError> {
+    fn rotate(&self, qkv: &mut CpuTensor, heads: Heads, rotary: &CpuRotary, rows: &Rows<'_>) -> Result<(), DeviceError> {
+        self.rotate(qkv, heads, rotary, rows.positions)
+    }
+
+    fn rotate_and_store(
+        &self,
+        qkv: &mut CpuTensor,
+        heads: Heads,
+        rotary: &CpuRotary,
+        cache: &mut CpuCache,
+        layer: usize,
+        rows: &Rows<'_>,
+    ) -> Result<(), DeviceError> {
+        self.rotate(qkv, heads, rotary, rows.positions)?;
+        self.store(qkv, heads, cache, layer, chunks("rotate_and_store", rows)?)
+    }
+
+    fn attend(
+        &self,
+        qkv: &CpuTensor,
+        heads: Heads,
+        cache: &CpuCache,
+        layer: usize,
+        rows: &Rows<'_>,
+        out: &mut CpuTensor,
+    ) -> Result<(), DeviceError> {
+        self.attend(qkv, heads, cache, layer, chunks("attend", rows)?, out)
+    }
+
+    fn attend_images(&self, qkv: &CpuTensor, heads: Heads, rows: &Rows<'_>, out: &mut CpuTensor) -> Result<(), DeviceError> {
+        match rows.spans {
+            Spans::Images(images) => self.attend_images(qkv, heads, images, out),
+            Spans::Chunks(_) => Err(DeviceError::Shape { operation: "attend_images", detail: "rows of sequences".into() }),
+        }
+    }
+}
+
+/// The chunks of rows that are no image's.
+fn chunks<'a>(operation: &'static str, rows: &Rows<'a>) -> Result<&'a [ChunkSpan<'a>], DeviceError> {
+    match rows.spans {
+        Spans::Chunks(chunks) => Ok(chunks),
+        Spans::Images(_) => Err(DeviceError::Shape { operation, detail: "rows of images".into() }),
+    }
+}
+
+/// Operations on rows, as the trait's call them and tests do.
+impl CpuDevice {
+    /// [`Device::embed`] of `tokens`.
+    pub fn embed(
+        &self,
+        table: &CpuTable,
+        first: usize,
+        tokens: &[Option<TokenId>],
+        out: &mut CpuTensor,
+    ) -> Result<(), DeviceError> {
+        agree("embed", "rows", out.rows, tokens.len())?;
+        agree("embed", "columns", out.cols, table.dim)?;
+        self.pool.rows(1, out.numbers_mut(), table.dim, |row, out| {
+            if let Some(token) = tokens[row] {
+                table.look_up(first, token, out);
+            }
+        })
+    }
+
+    /// [`Device::rotate`] by `positions`.
+    pub fn rotate(&self, qkv: &mut CpuTensor, heads: Heads, rotary: &CpuRotary, positions: &[u32]) -> Result<(), DeviceError> {
         fused("rotate", qkv, heads)?;
         agree("rotate", "positions", positions.len(), qkv.rows)?;
         rotary::rotate(&self.pool, qkv.numbers_mut(), heads, rotary, positions)
     }
 
-    fn store(
+    /// Writes keys and values of fused rows into a layer's blocks.
+    pub fn store(
         &self,
         qkv: &CpuTensor,
         heads: Heads,
@@ -170,7 +237,8 @@ impl Device for CpuDevice {
         }
     }
 
-    fn attend(
+    /// [`Device::attend`] of `chunks`.
+    pub fn attend(
         &self,
         qkv: &CpuTensor,
         heads: Heads,
@@ -189,7 +257,8 @@ impl Device for CpuDevice {
         }
     }
 
-    fn attend_images(
+    /// [`Device::attend_images`] inside each range of rows.
+    pub fn attend_images(
         &self,
         qkv: &CpuTensor,
         heads: Heads,
@@ -202,9 +271,7 @@ impl Device for CpuDevice {
         let attention = Attention { isa: self.isa, qkv: qkv.numbers(), heads, layer: 0, mask: Mask::Full };
         attend_images(&self.pool, &self.arena, &attention, images, out.numbers_mut())
     }
-}
 
-impl CpuDevice {
     /// Fails unless rows, cache and chunks go together.
     fn fits(
         &self,

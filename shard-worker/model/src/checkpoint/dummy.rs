@@ -2,7 +2,7 @@
 
 use half::bf16;
 use tessera_device::SourceDtype;
-use tessera_types::ModelSpec;
+use tessera_types::{Fnv1a, ModelSpec};
 
 use super::{Fingerprint, SliceBytes, TensorSlice};
 use crate::mix::mix;
@@ -38,7 +38,7 @@ impl DummyWeights {
 
     /// Makes a slice.
     pub fn read(&self, slice: &TensorSlice) -> SliceBytes {
-        let key = mix(self.seed ^ name_hash(&slice.name));
+        let key = mix(self.seed ^ Fnv1a::of(slice.name.as_bytes()));
         let levels = levels(slice);
         let mut bytes = vec![0; slice.len() * size_of::<bf16>()];
         let (row_bytes, columns) = (slice.columns.len() * size_of::<bf16>(), &slice.columns);
@@ -75,11 +75,6 @@ fn levels(slice: &TensorSlice) -> [[u8; 2]; LEVELS] {
     let (centre, spread) = if is_norm { (1.0, 0.1) } else { (0.0, (3.0 / slice.stride() as f32).sqrt()) };
     let half = LEVELS as f32 / 2.0;
     std::array::from_fn(|level| bf16::from_f32(centre + spread * (level as f32 + 0.5 - half) / half).to_le_bytes())
-}
-
-/// FNV-1a.
-fn name_hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -11,18 +11,12 @@ use super::safetensors_file::SafetensorsFile;
 use super::slice::interleaved;
 use super::{CheckpointError, Fingerprint, SliceBytes, TensorSlice};
 
-const PARAMS: &str = "params.json";
-const CONSOLIDATED: &str = "consolidated.safetensors";
-const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// How a checkpoint folder is laid out.
+/// How a checkpoint folder is laid out: a configuration, and the weights in one file, or in several and an index of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// `params.json` and `consolidated.safetensors`.
+    /// `params.json` and `consolidated.safetensors` or `consolidated-*-of-*.safetensors`.
     Mistral,
-    /// `config.json` and `model.safetensors`, or several files and `model.safetensors.index.json`.
+    /// `config.json` and `model.safetensors` or `model-*-of-*.safetensors`.
     HuggingFace,
 }
 
@@ -30,17 +24,36 @@ impl Layout {
     /// Tells a folder's layout by its files. A folder with both is read as Mistral's, the one without permuted rows.
     pub fn detect(folder: &Path) -> Result<Self, CheckpointError> {
         let has = |file: &str| folder.join(file).is_file();
-        if has(PARAMS) && has(CONSOLIDATED) {
-            return Ok(Self::Mistral);
+        let [mistral, hugging_face] = [Self::Mistral, Self::HuggingFace];
+        let whole = |layout: &Self| has(layout.configuration()) && (has(layout.index()) || has(layout.single()));
+        if let Some(layout) = [mistral, hugging_face].into_iter().find(whole) {
+            return Ok(layout);
         }
-        if has(CONFIG) && (has(INDEX) || has(SINGLE)) {
-            return Ok(Self::HuggingFace);
+        let configured = [mistral, hugging_face].into_iter().find(|layout| has(layout.configuration()));
+        let layout = configured.ok_or_else(|| CheckpointError::NoLayout(folder.into()))?;
+        let why = format!("{} is there, but neither this nor {}", layout.configuration(), layout.index());
+        Err(CheckpointError::MissingFile { file: folder.join(layout.single()), why })
+    }
+
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::Mistral => "params.json",
+            Self::HuggingFace => "config.json",
         }
-        let missing = |file: &str, why: String| Err(CheckpointError::MissingFile { file: folder.join(file), why });
-        match (has(PARAMS), has(CONFIG)) {
-            (true, _) => missing(CONSOLIDATED, format!("{PARAMS} says that this is a Mistral checkpoint")),
-            (_, true) => missing(SINGLE, format!("{CONFIG} is there, but neither this nor {INDEX}")),
-            _ => Err(CheckpointError::NoLayout(folder.into())),
+    }
+
+    fn single(self) -> &'static str {
+        match self {
+            Self::Mistral => "consolidated.safetensors",
+            Self::HuggingFace => "model.safetensors",
+        }
+    }
+
+    /// Where it says which file each tensor is in.
+    fn index(self) -> &'static str {
+        match self {
+            Self::Mistral => "consolidated.safetensors.index.json",
+            Self::HuggingFace => "model.safetensors.index.json",
         }
     }
 }
@@ -64,11 +77,9 @@ impl Checkpoint {
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let layout = Layout::detect(folder)?;
         let (spec, text) = configuration(folder, layout)?;
-        let (listing, files, places) = match layout {
-            Layout::HuggingFace if folder.join(INDEX).is_file() => indexed(folder)?,
-            Layout::HuggingFace => single(folder.join(SINGLE))?,
-            Layout::Mistral => single(folder.join(CONSOLIDATED))?,
-        };
+        let index = folder.join(layout.index());
+        let (listing, files, places) =
+            if index.is_file() { indexed(folder, index)? } else { single(folder.join(layout.single()))? };
         let names = (layout == Layout::HuggingFace).then(|| HuggingFaceNames::detect(|name| places.contains_key(name)));
         let mut fingerprint = Fingerprint::of(text.as_bytes());
         for file in &files {
@@ -150,19 +161,19 @@ impl Checkpoint {
 /// The shape that a folder's configuration tells; weights need not be there.
 pub fn shape(folder: &Path) -> Result<ModelSpec, CheckpointError> {
     let has = |file: &str| folder.join(file).is_file();
-    let layout = match (has(PARAMS), has(CONFIG)) {
+    let layout = match [Layout::Mistral, Layout::HuggingFace].map(|layout| has(layout.configuration())) {
         // With both, the weights decide which one counts.
-        (true, true) => Layout::detect(folder).unwrap_or(Layout::Mistral),
-        (true, false) => Layout::Mistral,
-        (false, true) => Layout::HuggingFace,
-        (false, false) => return Err(CheckpointError::NoLayout(folder.into())),
+        [true, true] => Layout::detect(folder).unwrap_or(Layout::Mistral),
+        [true, false] => Layout::Mistral,
+        [false, true] => Layout::HuggingFace,
+        [false, false] => return Err(CheckpointError::NoLayout(folder.into())),
     };
     Ok(configuration(folder, layout)?.0)
 }
 
 /// The shape, and the text that tells it.
 fn configuration(folder: &Path, layout: Layout) -> Result<(ModelSpec, String), CheckpointError> {
-    let file = folder.join(if layout == Layout::Mistral { PARAMS } else { CONFIG });
+    let file = folder.join(layout.configuration());
     let text = read_text(&file)?;
     let spec = match layout {
         Layout::Mistral => ModelSpec::from_mistral_params(&text),
@@ -185,8 +196,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn indexed(folder: &Path) -> Result<Files, CheckpointError> {
-    let path = folder.join(INDEX);
+fn indexed(folder: &Path, path: PathBuf) -> Result<Files, CheckpointError> {
     let corrupt = |detail: String| CheckpointError::Index { file: path.clone(), detail };
     let index: Index = serde_json::from_str(&read_text(&path)?).map_err(|error| corrupt(error.to_string()))?;
     let mut files: Vec<SafetensorsFile> = Vec::new();
@@ -199,7 +209,7 @@ fn indexed(folder: &Path) -> Result<Files, CheckpointError> {
         let file = match opened.get(name.as_str()) {
             Some(&file) => file,
             None => {
-                files.push(open_shard(&folder.join(name), tensor)?);
+                files.push(open_shard(&folder.join(name), tensor, &path)?);
                 opened.insert(name, files.len() - 1);
                 files.len() - 1
             }
@@ -209,9 +219,9 @@ fn indexed(folder: &Path) -> Result<Files, CheckpointError> {
     Ok((path, files, places))
 }
 
-fn open_shard(path: &Path, tensor: &str) -> Result<SafetensorsFile, CheckpointError> {
+fn open_shard(path: &Path, tensor: &str, index: &Path) -> Result<SafetensorsFile, CheckpointError> {
     if !path.is_file() {
-        let why = format!("{INDEX} says that it holds tensor {tensor}");
+        let why = format!("{} says that it holds tensor {tensor}", index.display());
         return Err(CheckpointError::MissingFile { file: path.into(), why });
     }
     SafetensorsFile::open(path)

@@ -5,6 +5,7 @@
 
 mod filter;
 mod logprobs;
+mod on_device;
 mod penalties;
 mod random;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use tessera_types::{SamplingParams, TokenId};
 
 pub use logprobs::LogSoftmax;
+pub(crate) use on_device::OnDevice;
 pub use penalties::TokenCounts;
 pub use random::uniform;
 

@@ -32,6 +32,11 @@ impl TokenCounts {
         *self.generated.entry(token).or_default() += 1;
     }
 
+    /// Every token seen, and how often it was generated.
+    pub fn iter(&self) -> impl Iterator<Item = (TokenId, u32)> {
+        self.generated.iter().map(|(token, count)| (*token, *count))
+    }
+
     /// Repetition over prompt and output, then frequency and presence over the output.
     pub fn penalise(&self, logits: &mut [f32], params: &SamplingParams) {
         for (token, &count) in &self.generated {

@@ -211,6 +211,29 @@ fn an_index_that_names_an_absent_file_is_an_error_with_both() {
 }
 
 #[test]
+fn a_mistral_folder_of_several_files_is_read_by_its_index() {
+    let whole = tensors("mistral");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("params.json"), config("mistral", "params.json")).unwrap();
+    let file = |part: usize| format!("consolidated-{part:05}-of-00003.safetensors");
+    let mut index = BTreeMap::new();
+    for part in 1..=3 {
+        let of_part = whole.iter().enumerate().filter(|(at, _)| at % 3 + 1 == part).map(|(_, tensor)| tensor);
+        let views = of_part.map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+        let views: Vec<_> = views.collect();
+        index.extend(views.iter().map(|(name, _)| ((*name).clone(), file(part))));
+        serialize_to_file(views, None, &folder.path().join(file(part))).unwrap();
+    }
+    assert_missing_file(folder.path(), "consolidated.safetensors");
+    let index = serde_json::json!({ "metadata": {}, "weight_map": index });
+    fs::write(folder.path().join("consolidated.safetensors.index.json"), index.to_string()).unwrap();
+    assert_eq!(Layout::detect(folder.path()), Ok(Layout::Mistral));
+    assert_eq!(text_logits(folder.path()), text_logits(&cases::fixture("mistral")));
+    fs::remove_file(folder.path().join(file(2))).unwrap();
+    assert_missing_file(folder.path(), &file(2));
+}
+
+#[test]
 fn an_index_that_points_outside_or_is_no_json_is_an_error() {
     let broken = copy("hf");
     let index = broken.path().join("model.safetensors.index.json");
@@ -366,6 +389,8 @@ fn a_checkpoint_is_told_from_another_by_what_is_in_it_and_from_itself_by_when_it
     let fingerprint = |folder: &TempDir| WeightSource::open(folder.path()).unwrap().fingerprint();
     let original = fingerprint(&one);
     assert_eq!(fingerprint(&one), original);
+    // Computed by another program, so that it stays what it is.
+    assert_eq!(original.to_string(), "2f61ef3d5ecd569f");
     assert_eq!(fingerprint(&two).to_string(), original.to_string(), "copies are the same to ranks");
     other.values_mut().for_each(|(_, _, data)| data.iter_mut().for_each(|byte| *byte ^= 1));
     let other = folder("consolidated.safetensors", &other, ("params.json", config("mistral", "params.json")));

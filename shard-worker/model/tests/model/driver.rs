@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tessera_collective::{Collective, GroupConfig, Solo, Transport};
-use tessera_device::Dtype;
 use tessera_device::cpu::{CpuConfig, CpuDevice};
+use tessera_device::{Device, Dtype};
 use tessera_model::{CacheConfig, Model, ModelError, WeightSource};
 use tessera_types::{
     BLOCK_TOKENS, BlockId, Chunk, Epoch, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepId, StepOutput, StepPlan,
@@ -151,9 +151,21 @@ impl Driver {
     }
 
     /// Runs the plan and begins the next one.
-    pub(crate) fn step(&mut self, model: &mut Model<CpuDevice>, observe: &mut dyn FnMut(SequenceId, u32, &[f32])) -> StepOutput {
+    pub(crate) fn step<D: Device>(
+        &mut self,
+        model: &mut Model<D>,
+        observe: &mut dyn FnMut(SequenceId, u32, &[f32]),
+    ) -> StepOutput {
+        model.step_observed(&self.take(), observe).unwrap()
+    }
+
+    /// Runs the plan with nobody looking on, as a worker does, and begins the next one.
+    pub(crate) fn step_unseen<D: Device>(&mut self, model: &mut Model<D>) -> StepOutput {
+        model.step(&self.take()).unwrap()
+    }
+
+    fn take(&mut self) -> StepPlan {
         let next = empty_plan(self.plan.step.0 + 1);
-        let plan = std::mem::replace(&mut self.plan, next);
-        model.step_observed(&plan, observe).unwrap()
+        std::mem::replace(&mut self.plan, next)
     }
 }

@@ -1,7 +1,6 @@
 //! The tiny random checkpoint gives what the reference programs give.
 
-use tessera_device::Dtype;
-use tessera_device::cpu::CpuDevice;
+use tessera_device::{Device, Dtype};
 use tessera_model::Model;
 use tessera_types::{SequenceId, TokenId};
 
@@ -17,7 +16,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Runs a case greedily: its tokens, the logits of each step, and its images' features.
-fn run(driver: &mut Driver, model: &mut Model<CpuDevice>, case: &Case) -> (Vec<TokenId>, Vec<f32>, Vec<f32>) {
+pub(crate) fn run<D: Device>(driver: &mut Driver, model: &mut Model<D>, case: &Case) -> (Vec<TokenId>, Vec<f32>, Vec<f32>) {
     driver.plan.encode = case.images.clone();
     driver.start(start(1, case, greedy()));
     let (mut tokens, mut logits) = (Vec::new(), Vec::new());
@@ -75,7 +74,7 @@ fn four_ranks_equal_the_reference() {
 }
 
 /// Logits of every position that the reference's greedy path asks for, with that path fed.
-fn forced(driver: &mut Driver, model: &mut Model<CpuDevice>, case: &Case) -> Vec<f32> {
+pub(crate) fn forced<D: Device>(driver: &mut Driver, model: &mut Model<D>, case: &Case) -> Vec<f32> {
     driver.plan.encode = case.images.clone();
     let mut start = start(1, case, greedy());
     start.tokens.extend_from_slice(&case.greedy[..STEPS - 1]);
@@ -96,7 +95,6 @@ fn forced(driver: &mut Driver, model: &mut Model<CpuDevice>, case: &Case) -> Vec
     logits
 }
 
-/// Tolerances against f32 values of the reference: bf16 rounding of another program moves logits by 0.09 rms.
 #[test]
 fn bf16_stays_near_the_f32_reference() {
     let cases = cases::all();
@@ -104,18 +102,22 @@ fn bf16_stays_near_the_f32_reference() {
         group(&cases::fixture("hf"), tp, Dtype::Bf16, |model| {
             let mut driver = Driver::new();
             for case in &cases {
-                let vocab = case.prefill_logits.len();
-                let logits = forced(&mut driver, model, case);
-                assert_eq!(logits.len(), STEPS * vocab);
-                for (got, expected) in logits.chunks(vocab).zip(case.step_logits.chunks(vocab)) {
-                    let rms = (got.iter().zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / vocab as f32).sqrt();
-                    assert!(rms <= 0.15, "{} rms {rms}", case.name);
-                    assert!(distance(got, expected) <= 0.8, "{}", case.name);
-                    let (best, margin) = winner(expected);
-                    assert!(margin <= 0.3 || winner(got).0 == best, "{} margin {margin}", case.name);
-                }
+                check_bf16(case, &forced(&mut driver, model, case));
             }
         });
+    }
+}
+
+/// Tolerances against f32 values of the reference: bf16 rounding of another program moves logits by 0.09 rms.
+pub(crate) fn check_bf16(case: &Case, logits: &[f32]) {
+    let vocab = case.prefill_logits.len();
+    assert_eq!(logits.len(), STEPS * vocab);
+    for (got, expected) in logits.chunks(vocab).zip(case.step_logits.chunks(vocab)) {
+        let rms = (got.iter().zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / vocab as f32).sqrt();
+        assert!(rms <= 0.15, "{} rms {rms}", case.name);
+        assert!(distance(got, expected) <= 0.8, "{}", case.name);
+        let (best, margin) = winner(expected);
+        assert!(margin <= 0.3 || winner(got).0 == best, "{} margin {margin}", case.name);
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod cases;
 mod checkpoints;
+mod cuda;
 mod driver;
 mod equality;
 mod golden;

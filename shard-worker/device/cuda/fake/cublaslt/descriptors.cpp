@@ -8,11 +8,11 @@ namespace {
 #define FIELD(type, number, field) {number, offsetof(type, field), sizeof(type::field)}
 
 constexpr Attribute MATMUL[] = {
-    FIELD(MatmulDesc, 0, compute),        FIELD(MatmulDesc, 1, scale),         FIELD(MatmulDesc, 2, pointer_mode),
-    FIELD(MatmulDesc, 3, transpose_a),    FIELD(MatmulDesc, 4, transpose_b),   FIELD(MatmulDesc, 7, epilogue),
-    FIELD(MatmulDesc, 8, bias),           FIELD(MatmulDesc, 15, multiprocessors), FIELD(MatmulDesc, 17, scale_a),
-    FIELD(MatmulDesc, 18, scale_b),       FIELD(MatmulDesc, 25, fast_accumulation), FIELD(MatmulDesc, 31, scale_mode_a),
-    FIELD(MatmulDesc, 32, scale_mode_b),
+    FIELD(MatmulDesc, 0, compute),       FIELD(MatmulDesc, 1, scale),            FIELD(MatmulDesc, 2, pointer_mode),
+    FIELD(MatmulDesc, 3, transpose_a),   FIELD(MatmulDesc, 4, transpose_b),      FIELD(MatmulDesc, 5, transpose_c),
+    FIELD(MatmulDesc, 7, epilogue),      FIELD(MatmulDesc, 8, bias),             FIELD(MatmulDesc, 15, multiprocessors),
+    FIELD(MatmulDesc, 17, scale_a),      FIELD(MatmulDesc, 18, scale_b),         FIELD(MatmulDesc, 25, fast_accumulation),
+    FIELD(MatmulDesc, 31, scale_mode_a), FIELD(MatmulDesc, 32, scale_mode_b),
 };
 constexpr Attribute LAYOUT[] = {
     FIELD(MatrixLayout, 0, type), FIELD(MatrixLayout, 1, order), FIELD(MatrixLayout, 2, rows),         FIELD(MatrixLayout, 3, cols),

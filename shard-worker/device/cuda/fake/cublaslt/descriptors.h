@@ -13,7 +13,7 @@ struct MatmulDesc {
     cublasComputeType_t compute;
     cudaDataType scale;
     cublasLtPointerMode_t pointer_mode = CUBLASLT_POINTER_MODE_HOST;
-    cublasOperation_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N;
+    cublasOperation_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N, transpose_c = CUBLAS_OP_N;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     const void* bias = nullptr;
     /// Factors of 8-bit matrices: one number, on the device.

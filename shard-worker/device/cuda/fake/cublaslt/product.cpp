@@ -93,6 +93,7 @@ cublasStatus_t Product::check() const {
     if (c.rows != d.rows || c.cols != d.cols || c.type != d.type) return CUBLAS_STATUS_INVALID_VALUE;
     if (b.batch != a.batch || c.batch != a.batch || d.batch != a.batch) return CUBLAS_STATUS_INVALID_VALUE;
     if (desc.compute != CUBLAS_COMPUTE_32F || desc.scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (desc.transpose_c != CUBLAS_OP_N) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (!is_bf16(*this) && !is_e4m3(*this)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (d.type != CUDA_R_16BF && d.type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (desc.epilogue != CUBLASLT_EPILOGUE_DEFAULT && desc.epilogue != CUBLASLT_EPILOGUE_BIAS) return CUBLAS_STATUS_NOT_SUPPORTED;

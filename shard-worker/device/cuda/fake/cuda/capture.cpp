@@ -161,6 +161,16 @@ CUresult refuse_wait(Stream& stream) {
     return refuse_unsafe();
 }
 
+CUresult refuse_wait(Event& event) {
+    {
+        std::lock_guard guard(mutex);
+        std::lock_guard event_guard(event.mutex);
+        // Asking spoils a capture that goes on; the event stays what it is until it is recorded anew.
+        if (event.captured) return invalidate(*event.captured->capture, CUDA_ERROR_CAPTURED_EVENT);
+    }
+    return refuse_unsafe();
+}
+
 CUresult refuse_wait(Context& context) {
     std::lock_guard guard(mutex);
     CUresult result = CUDA_SUCCESS;

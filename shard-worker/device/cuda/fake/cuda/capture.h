@@ -48,6 +48,8 @@ CUresult submit(Stream& stream, Operation operation);
 CUresult refuse_unsafe();
 /// For calls that wait for a stream or ask how far it is.
 CUresult refuse_wait(Stream& stream);
+/// For calls that wait for an event or ask for it.
+CUresult refuse_wait(Event& event);
 /// For calls that wait for a context.
 CUresult refuse_wait(Context& context);
 

@@ -1,51 +1,17 @@
-// Devices and their primary contexts.
+// Devices, and what is asked of them before there is a context.
+#include "device.h"
+
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
-#include "capture.h"
-#include "context.h"
-#include "../handles.h"
 #include "limits.h"
-#include "memory.h"
 
 using namespace fake;
 
 namespace {
 
-/// The primary context of each device, and how often it is retained.
-struct Primary {
-    std::shared_ptr<Context> context;
-    unsigned retained = 0;
-};
-
-struct Primaries {
-    std::mutex mutex;
-    std::map<int, Primary> of;
-};
-
 std::atomic<bool> initialised{false};
-
-/// Memory that is left when the process ends belongs to contexts that nobody released.
-void tell_what_is_left();
-
-Primaries& primaries() {
-    static auto& all = *[] {
-        atexit(tell_what_is_left);
-        return new Primaries;
-    }();
-    return all;
-}
-
-void tell_what_is_left() {
-    std::lock_guard guard(primaries().mutex);
-    for (auto& [ordinal, primary] : primaries().of)
-        if (primary.context && primary.context->switches.tell_leaks) release_all(*primary.context);
-}
-
-CUresult check(CUdevice device) {
-    if (!initialised) return CUDA_ERROR_NOT_INITIALIZED;
-    return device < 0 || device >= device_count() ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
-}
 
 /// Numbers are those of CUdevice_attribute.
 int attribute_value(int attribute, CUdevice device, const Switches& switches) {
@@ -102,6 +68,13 @@ int attribute_value(int attribute, CUdevice device, const Switches& switches) {
 
 }  // namespace
 
+CUresult fake::check_initialised() { return initialised ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED; }
+
+CUresult fake::check(CUdevice device) {
+    if (CUresult error = check_initialised()) return error;
+    return device < 0 || device >= device_count() ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+}
+
 API CUresult cuInit(unsigned flags) {
     if (flags) return CUDA_ERROR_INVALID_VALUE;
     if (device_count() == 0) return CUDA_ERROR_NO_DEVICE;
@@ -115,7 +88,7 @@ API CUresult cuDriverGetVersion(int* version) {
 }
 
 API CUresult cuDeviceGetCount(int* count) {
-    if (!initialised) return CUDA_ERROR_NOT_INITIALIZED;
+    if (CUresult error = check_initialised()) return error;
     *count = device_count();
     return CUDA_SUCCESS;
 }
@@ -162,81 +135,4 @@ API CUresult cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
     if (CUresult error = check(peer)) return error;
     *can = device != peer;
     return CUDA_SUCCESS;
-}
-
-API CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
-    if (CUresult error = check(device)) return error;
-    std::lock_guard guard(primaries().mutex);
-    Primary& primary = primaries().of[device];
-    if (!primary.context) {
-        primary.context = Context::create(device);
-        if (!primary.context) return CUDA_ERROR_DEVICE_UNAVAILABLE;
-        handles<Context>().add<CUcontext>(primary.context);
-    }
-    primary.retained++;
-    *context = reinterpret_cast<CUcontext>(primary.context.get());
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
-    if (CUresult error = check(device)) return error;
-    std::shared_ptr<Context> ended;
-    {
-        std::lock_guard guard(primaries().mutex);
-        Primary& primary = primaries().of[device];
-        if (!primary.retained) return CUDA_ERROR_INVALID_CONTEXT;
-        if (--primary.retained == 0) ended = std::move(primary.context);
-    }
-    if (!ended) return CUDA_SUCCESS;
-    abandon_captures(*ended);
-    if (!ended->error()) ended->synchronize();
-    release_all(*ended);
-    handles<Context>().take(ended.get());
-    if (current_context() == ended) set_current_context(nullptr);
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxSetCurrent(CUcontext handle) {
-    if (!initialised) return CUDA_ERROR_NOT_INITIALIZED;
-    auto context = handles<Context>().find(handle);
-    if (handle && !context) return CUDA_ERROR_INVALID_CONTEXT;
-    set_current_context(context);
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetCurrent(CUcontext* handle) {
-    if (!initialised) return CUDA_ERROR_NOT_INITIALIZED;
-    *handle = reinterpret_cast<CUcontext>(current_context().get());
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetDevice(CUdevice* device) {
-    return in_context([&](Context& context) {
-        *device = context.ordinal;
-        return CUDA_SUCCESS;
-    });
-}
-
-API CUresult cuCtxSynchronize() {
-    CUresult result = in_context([](Context& context) {
-        if (CUresult error = refuse_wait(context)) return error;
-        context.synchronize();
-        return CUDA_SUCCESS;
-    });
-    return result ? result : in_context([](Context&) { return CUDA_SUCCESS; });
-}
-
-API CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
-    return in_context([&](Context&) {
-        *least = 0, *greatest = -5;
-        return CUDA_SUCCESS;
-    });
-}
-
-API CUresult cuCtxSetFlags(unsigned) {
-    return in_context([](Context&) { return CUDA_SUCCESS; });
-}
-
-API CUresult cuCtxEnablePeerAccess(CUcontext, unsigned) {
-    return in_context([](Context&) { return CUDA_SUCCESS; });
 }

@@ -28,8 +28,7 @@ CUresult with_recorded(CUevent handle, Body body) {
     return in_context([&](Context&) {
         auto event = handles<Event>().find(handle);
         if (!event) return CUDA_ERROR_INVALID_HANDLE;
-        if (CUresult error = refuse_unsafe()) return error;
-        if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
+        if (CUresult error = refuse_wait(*event)) return error;
         return body(*event);
     });
 }

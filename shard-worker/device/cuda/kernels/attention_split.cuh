@@ -1,0 +1,183 @@
+// attend_split_{32,64,128} and attend_combine_{32,64,128}: rows that each see a sequence of their own, as in decode.
+//
+// attend_split: the splits of a row, 128 keys each, for the query heads (1 to 16) of one key head.
+//   grid    (kv_heads, any number, rows): block (.., y, r) computes splits y, y + gridDim.y, ... of row r; best the
+//           splits of the longest row, or fewer where that makes more than some 1,000 blocks
+//   block   128
+//   shared  544 HD + 5376 bytes, dynamic (attend_split_shared): three blocks to an SM of an H100
+//   limit   memory: keys and values are read once, 512 HD bytes a split and key head; 3.35 TB/s on an H100
+// attend_combine: merges the splits of a row, in order of position; a row of length 0 becomes zeros.
+//   grid    (heads, rows)
+//   block   HD
+//   shared  256 HD + 1024 bytes, static
+//   limit   memory, mostly L2: 4 HD + 16 bytes a split and head
+//
+// partials: f32 [rows][heads][max_splits][4 + HD]: the largest score times scale log2 e, the sum of the weights, two
+// unused, the weighted values; rows are counted as in `rows`. max_splits >= ceil(length / 128) of every row.
+
+/// Shared memory of attend_split beside the keys and the values.
+struct SplitExchange {
+    uint4 weights[SPLIT_STEPS][WARP_LANES];
+    float most[4][16], sums[4][16][4];
+};
+constexpr int SPLIT_WARPS = 4;
+constexpr int SPLIT_THREADS = SPLIT_WARPS * WARP_LANES;
+/// Numbers of a partial before the weighted values.
+constexpr int PARTIAL_HEAD = 4;
+
+constexpr int attend_split_shared(int head_dim) { return (2 * SPLIT_KEYS + QUERIES) * head_dim * int(sizeof(bf16)) + int(sizeof(SplitExchange)); }
+static_assert(attend_split_shared(128) == 544 * 128 + 5376, "the comment above");
+
+/// Scores of a warp's quarter become weights, which all warps then find in `shared`; returns the row's largest scores.
+template <int HD>
+__device__ __forceinline__ void weigh_quarter(float (&scores)[QUARTER_TILES][4], SplitExchange& shared, float factor, float (&most)[2]) {
+    int row = lane_id() / 4;
+    for (int half = 0; half < 2; half++) {
+        most[half] = NO_SCORE;
+        for (int warp = 0; warp < SPLIT_WARPS; warp++) most[half] = fmaxf(most[half], shared.most[warp][row + half * 8]);
+    }
+    weigh(scores, most, factor);
+    for (int half = 0; half < 2; half++) shared.sums[warp_id()][row + half * 8][lane_id() % 4] = add_quarter(scores, 0, half);
+#pragma unroll
+    for (int tile = 0; tile < QUARTER_TILES; tile += 2) {
+        u32 a[4];
+        pack_weights(scores, tile, a);
+        shared.weights[(warp_id() * QUARTER_TILES + tile) / 2][lane_id()] = make_uint4(a[0], a[1], a[2], a[3]);
+    }
+}
+
+/// Writes a warp's quarter of the columns, and warp 0 what the weights are relative to and their sum.
+template <int HD>
+__device__ __forceinline__ void write_partial(float* to, const SplitExchange& shared, const float (&sums)[HD / QUARTER_KEYS][4], float most,
+                                              float factor, int half, bool there) {
+    if (warp_id() == 0) {
+        float sum = 0;
+        for (int warp = 0; warp < SPLIT_WARPS; warp++) sum = __fadd_rn(sum, shared.sums[warp][lane_id() / 4 + half * 8][lane_id() % 4]);
+        sum = add_lanes(sum);
+        if (there && lane_id() % 4 == 0) *reinterpret_cast<float2*>(to) = make_float2(__fmul_rn(most, factor), sum);
+    }
+    if (!there) return;
+    to += PARTIAL_HEAD + warp_id() * (HD / SPLIT_WARPS) + lane_id() % 4 * 2;
+#pragma unroll
+    for (int tile = 0; tile < HD / QUARTER_KEYS; tile++) *reinterpret_cast<float2*>(to + tile * 8) = make_float2(sums[tile][half * 2], sums[tile][half * 2 + 1]);
+}
+
+template <int HD>
+__device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables, const AttendRow* rows,
+                                             float* partials, int heads, int kv_heads, int table_stride, int max_splits, float scale) {
+    DYNAMIC_SHARED(uint4, shared_keys);
+    uint4 *shared_values = shared_keys + SPLIT_PIECES<HD>, *queries = shared_values + SPLIT_PIECES<HD>;
+    SplitExchange& exchange = *reinterpret_cast<SplitExchange*>(queries + QUERY_PIECES<HD>);
+    const AttendRow row = rows[blockIdx.z];
+    const int splits = ceil_div(row.length, SPLIT_KEYS), kv_head = int(blockIdx.x), group = heads / kv_heads;
+    if (int(blockIdx.y) >= splits) return;
+    const PagedKeys<HD> source{keys, values, tables + size_t(row.table) * table_stride, kv_heads, kv_head, row.length};
+    int blocks = source.look_up(int(blockIdx.y));
+    copy_split<HD, SPLIT_THREADS>(source, source.keys, int(blockIdx.y), blocks, shared_keys);
+    const bf16* from = qkv + (size_t(row.row) * (heads + 2 * kv_heads) + kv_head * group) * HD;
+    if (warp_id() == 0) copy_queries<HD>([=](int i) { return i < group ? from + i * HD : nullptr; }, queries);
+    copy_async_commit();
+    copy_split<HD, SPLIT_THREADS>(source, source.values, int(blockIdx.y), blocks, shared_values);
+    copy_async_commit();
+
+    const float factor = __fmul_rn(scale, LOG2_E);
+    const int query = lane_id() / 4;
+    for (int split = int(blockIdx.y); split < splits; split += int(gridDim.y)) {
+        const int next = split + int(gridDim.y);
+        blocks = source.look_up(next);
+        copy_async_wait<1>();
+        __syncthreads();
+        float scores[QUARTER_TILES][4], most[2];
+        score<HD>(queries, shared_keys + warp_id() * (SPLIT_PIECES<HD> / SPLIT_WARPS), scores);
+        const int visible = row.length - split * SPLIT_KEYS, bounds[2] = {visible, visible};
+        if (visible < SPLIT_KEYS) hide(scores, warp_id() * QUARTER_KEYS, bounds);
+        largest(scores, most);
+        if (lane_id() % 4 == 0) exchange.most[warp_id()][query] = most[0], exchange.most[warp_id()][query + 8] = most[1];
+        __syncthreads();
+        if (next < splits) copy_split<HD, SPLIT_THREADS>(source, source.keys, next, blocks, shared_keys);
+        copy_async_commit();
+        weigh_quarter<HD>(scores, exchange, factor, most);
+        copy_async_wait<1>();
+        __syncthreads();
+        u32 weights[SPLIT_STEPS][4];
+#pragma unroll
+        for (int step = 0; step < SPLIT_STEPS; step++) {
+            uint4 a = exchange.weights[step][lane_id()];
+            weights[step][0] = a.x, weights[step][1] = a.y, weights[step][2] = a.z, weights[step][3] = a.w;
+        }
+        float* to = partials + ((size_t(blockIdx.z) * heads + kv_head * group + query) * max_splits + split) * (PARTIAL_HEAD + HD);
+        float sums[HD / QUARTER_KEYS][4];
+        weighted_sum<HD>(weights, shared_values, warp_id() * (HD / QUARTER_KEYS), visible, sums);
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            write_partial<HD>(to + size_t(half) * 8 * max_splits * (PARTIAL_HEAD + HD), exchange, sums, most[half], factor, half, query + half * 8 < group);
+        __syncthreads();
+        if (next < splits) copy_split<HD, SPLIT_THREADS>(source, source.values, next, blocks, shared_values);
+        copy_async_commit();
+    }
+    copy_async_wait<0>();
+}
+
+/// Splits that attend_combine reads at a time: one for each lane.
+constexpr int COMBINED = WARP_LANES;
+
+/// A thread merges a column. Of the splits at hand each lane has what one is merged with: that needs the largest score of
+/// all before it, and no more. Meanwhile the next ones are under way.
+template <int HD>
+__device__ __forceinline__ void attend_combine(const float* partials, const AttendRow* rows, bf16* out, int heads, int max_splits) {
+    constexpr int NUMBERS = PARTIAL_HEAD + HD, PIECES = NUMBERS / 4;
+    __shared__ uint4 shared[2][COMBINED * PIECES];
+    const int head = int(blockIdx.x), column = int(threadIdx.x);
+    const AttendRow row = rows[blockIdx.y];
+    const int splits = ceil_div(row.length, SPLIT_KEYS);
+    const uint4* partial = reinterpret_cast<const uint4*>(partials + ((size_t(blockIdx.y) * heads + head) * max_splits) * NUMBERS);
+    const auto copy = [&](int first) {
+        uint4* to = shared[first / COMBINED % 2];
+        for (int i = column; i < min(COMBINED, splits - first) * PIECES; i += HD) copy_async_16(to + i, partial + size_t(first) * PIECES + i);
+        copy_async_commit();
+    };
+    Merged merged;
+    float value = 0;
+    copy(0);
+    for (int first = 0; first < splits; first += COMBINED) {
+        copy(first + COMBINED);
+        copy_async_wait<1>();
+        __syncthreads();
+        const float* at = reinterpret_cast<const float*>(shared[first / COMBINED % 2]);
+        const int count = min(COMBINED, splits - first);
+        const float most = lane_id() < count ? at[lane_id() * NUMBERS] : NO_SCORE;
+        float with = fmaxf(most, merged.most);
+        for (int by = 1; by < WARP_LANES; by *= 2) {
+            const float before = __shfl_up_sync(ALL_LANES, with, by);
+            if (lane_id() >= by) with = fmaxf(with, before);
+        }
+        const float before = __shfl_up_sync(ALL_LANES, with, 1);
+        const MergeFactors mine = merge_factors(lane_id() ? before : merged.most, with, most);
+#pragma unroll 4
+        for (int i = 0; i < count; i++) {
+            const MergeFactors factors{__shfl_sync(ALL_LANES, mine.before, i), __shfl_sync(ALL_LANES, mine.added, i)};
+            merged.sum = merge(merged.sum, at[i * NUMBERS + 1], factors);
+            value = merge(value, at[i * NUMBERS + PARTIAL_HEAD + column], factors);
+        }
+        merged.most = __shfl_sync(ALL_LANES, with, WARP_LANES - 1);
+        __syncthreads();
+    }
+    copy_async_wait<0>();
+    out[(size_t(row.row) * heads + head) * HD + column] = to_bf16(splits ? __fmul_rn(value, share(merged.sum)) : 0);
+}
+
+#define ATTEND_SPLIT(HD)                                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(SPLIT_THREADS, 3)                                                                                   \
+        attend_split_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables, \
+                          const AttendRow* __restrict__ rows, float* __restrict__ partials, int heads, int kv_heads, int table_stride, int max_splits, \
+                          float scale) {                                                                                                             \
+        attend_split<HD>(qkv, keys, values, tables, rows, partials, heads, kv_heads, table_stride, max_splits, scale);                               \
+    }                                                                                                                                                \
+    extern "C" __global__ void __launch_bounds__(HD)                                                                                                 \
+        attend_combine_##HD(const float* __restrict__ partials, const AttendRow* __restrict__ rows, bf16* __restrict__ out, int heads, int max_splits) { \
+        attend_combine<HD>(partials, rows, out, heads, max_splits);                                                                                  \
+    }
+ATTEND_SPLIT(32)
+ATTEND_SPLIT(64)
+ATTEND_SPLIT(128)
+#undef ATTEND_SPLIT

@@ -1,0 +1,226 @@
+//! The kernels: where their code comes from, and how they are launched.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CString, c_void},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cudarc::driver::{result, sys};
+use tracing::info;
+
+use super::{compile, context::Context, failure::driver};
+use crate::DeviceError;
+
+/// Shared memory that a block may have without asking.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+/// Rows from which a block each is enough, and blocks that share a row where there are fewer.
+const FEW_ROWS: usize = 64;
+const BLOCKS_OF_A_ROW: usize = 4;
+
+macro_rules! kernels {
+    ($($variant:ident = $name:literal),* $(,)?) => {
+        /// A kernel of `cuda/kernels`, where each says what it takes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Kernel { $($variant),* }
+
+        impl Kernel {
+            const ALL: &'static [(Self, &'static str)] = &[$((Self::$variant, $name)),*];
+        }
+    };
+}
+
+kernels! {
+    Embed = "embed",
+    CopyRowsFull = "copy_rows_ff",
+    CopyRowsWiden = "copy_rows_wf",
+    CopyRowsWorking = "copy_rows_ww",
+    RmsNormWorking = "rms_norm_fw",
+    RmsNormFull = "rms_norm_ff",
+    AddRmsNorm = "add_rms_norm",
+    Add = "add",
+    AddBias = "add_bias",
+    Swiglu = "swiglu",
+    GeluBias = "gelu_bias",
+    Rotate = "rotate",
+    RotateStore = "rotate_store",
+    GemmSmallWorking = "gemm_small_w",
+    GemmSmallFull = "gemm_small_f",
+    GemmTileWorking = "gemm_tile_w",
+    GemmTileFull = "gemm_tile_f",
+    GemmWideWorking = "gemm_wide_w",
+    GemmWideFull = "gemm_wide_f",
+    AttendSplit32 = "attend_split_32",
+    AttendSplit64 = "attend_split_64",
+    AttendSplit128 = "attend_split_128",
+    AttendCombine32 = "attend_combine_32",
+    AttendCombine64 = "attend_combine_64",
+    AttendCombine128 = "attend_combine_128",
+    AttendChunk32 = "attend_chunk_32",
+    AttendChunk64 = "attend_chunk_64",
+    AttendChunk128 = "attend_chunk_128",
+    AttendImage32 = "attend_image_32",
+    AttendImage64 = "attend_image_64",
+    AttendImage128 = "attend_image_128",
+    EditLogits = "edit_logits",
+    Sample = "sample",
+    Widen = "widen",
+    Narrow = "narrow",
+}
+
+/// An argument, as its eight lowest bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Arg(u64);
+
+impl From<u64> for Arg {
+    fn from(address: u64) -> Self {
+        Self(address)
+    }
+}
+
+impl From<i64> for Arg {
+    fn from(number: i64) -> Self {
+        Self(number as u64)
+    }
+}
+
+impl From<i32> for Arg {
+    fn from(number: i32) -> Self {
+        Self(u64::from(number as u32))
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(number: f32) -> Self {
+        Self(u64::from(number.to_bits()))
+    }
+}
+
+/// How many blocks of how many threads, with how much dynamic shared memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    pub(super) grid: [usize; 3],
+    pub(super) block: u32,
+    pub(super) shared: usize,
+}
+
+impl Geometry {
+    /// A block a row.
+    pub(super) fn rows(rows: usize, block: u32) -> Self {
+        Self { grid: [rows, 1, 1], block, shared: 0 }
+    }
+
+    /// Rows that blocks share, where there are too few rows to keep a device busy; of the kernels that may be launched so.
+    pub(super) fn shared_rows(rows: usize) -> Self {
+        let blocks = if rows < FEW_ROWS { BLOCKS_OF_A_ROW } else { 1 };
+        Self { grid: [rows, blocks, 1], block: 256, shared: 0 }
+    }
+
+    /// Blocks of 256 threads that take `each` numbers of `numbers`.
+    pub(super) fn numbers(numbers: usize, each: usize) -> Self {
+        Self::rows(numbers.div_ceil(each), 256)
+    }
+}
+
+/// The kernels, loaded onto a device.
+pub(super) struct Kernels {
+    context: Arc<Context>,
+    module: sys::CUmodule,
+    functions: Vec<sys::CUfunction>,
+}
+
+// SAFETY: handles of the driver may be used from any thread on which the context is current.
+unsafe impl Send for Kernels {}
+
+impl Kernels {
+    /// Loads the image made for the device from `folder` or from `cubins` beside the program, else compiles the sources.
+    pub(super) fn load(context: &Arc<Context>, folder: Option<&Path>) -> Result<Self, DeviceError> {
+        let image = image(context, folder)?;
+        // SAFETY: an image is a cubin or PTX that ends with a zero; the driver checks what it reads.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(driver("loading kernels"))?;
+        let mut kernels = Self { context: context.clone(), module, functions: Vec::new() };
+        for (_, name) in Kernel::ALL {
+            let name = CString::new(*name).unwrap_or_default();
+            // SAFETY: the module was just loaded.
+            let function = unsafe { result::module::get_function(module, name) }.map_err(driver("finding a kernel"))?;
+            kernels.functions.push(function);
+        }
+        Ok(kernels)
+    }
+
+    /// Lets blocks of a kernel have more shared memory than all may.
+    pub(super) fn allow_shared(&self, kernel: Kernel, bytes: usize) -> Result<(), DeviceError> {
+        if bytes <= SHARED_UNASKED as usize {
+            return Ok(());
+        }
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = int(bytes)?;
+        // SAFETY: the function belongs to the module that is loaded.
+        unsafe { result::function::set_function_attribute(self.functions[kernel as usize], attribute, bytes) }
+            .map_err(driver("asking for shared memory"))
+    }
+
+    /// Gives a kernel to the stream. Nothing is launched where the grid is empty.
+    pub(super) fn launch(&self, kernel: Kernel, geometry: Geometry, args: &[Arg]) -> Result<(), DeviceError> {
+        if geometry.grid.contains(&0) {
+            return Ok(());
+        }
+        let [x, y, z] = geometry.grid.map(u32::try_from);
+        let (Ok(x), Ok(y), Ok(z)) = (x, y, z) else {
+            return Err(DeviceError::Shape { operation: "launch", detail: format!("a grid of {:?}", geometry.grid) });
+        };
+        let shared = int(geometry.shared)? as u32;
+        let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| std::ptr::from_ref(&arg.0).cast_mut().cast()).collect();
+        // SAFETY: `args` are what the kernel takes, each in its lowest bytes, and addresses are of live memory; all memory
+        // outlives its use, since it is given back to the one stream's order alone.
+        unsafe {
+            result::launch_kernel(
+                self.functions[kernel as usize],
+                (x, y, z),
+                (geometry.block, 1, 1),
+                shared,
+                self.context.stream(),
+                &mut pointers,
+            )
+        }
+        .map_err(driver(Kernel::ALL[kernel as usize].1))
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: loaded once, unloaded once.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+/// A number as the kernels count.
+pub(super) fn int(number: usize) -> Result<i32, DeviceError> {
+    i32::try_from(number).map_err(|_| DeviceError::Shape { operation: "launch", detail: format!("{number} is beyond 32 bits") })
+}
+
+/// The kernels' code for a device.
+fn image(context: &Context, folder: Option<&Path>) -> Result<Vec<u8>, DeviceError> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("cubins")));
+    let folders: Vec<PathBuf> = folder.map(Path::to_owned).into_iter().chain(beside).collect();
+    let (major, minor) = context.capability();
+    let names = [format!("tessera.sm_{major}{minor}a.cubin"), format!("tessera.sm_{major}{minor}.cubin")];
+    for path in folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))) {
+        match fs::read(&path) {
+            Ok(mut image) => {
+                info!(path = %path.display(), device = context.name(), "kernels");
+                image.push(0);
+                return Ok(image);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(DeviceError::Kernels(format!("{}: {error}", path.display()))),
+        }
+    }
+    info!(device = context.name(), "no kernels made for it were found; compiling them");
+    compile::ptx(major, minor)
+}

@@ -1,0 +1,119 @@
+//! NVIDIA GPUs, through the driver, which is opened at run time.
+//!
+//! Weights, cache and activations are bf16; the residual stream, logits and all sums are f32. One stream orders all work,
+//! so calls return before the device is done; reading a tensor waits. A device is used by one thread at a time.
+
+mod attention;
+mod choose;
+mod compile;
+mod context;
+mod failure;
+mod gemm;
+mod kernel;
+mod ops;
+mod recording;
+mod rows;
+mod staging;
+mod tensor;
+mod weights;
+mod workspace;
+
+use std::{path::PathBuf, sync::Arc};
+
+pub use context::CudaGpu;
+pub use recording::Recording;
+pub use rows::CudaRows;
+pub use tensor::CudaTensor;
+pub use weights::{CudaCache, CudaMatrix, CudaRotary, CudaTable, CudaVector};
+
+use context::Context;
+use kernel::Kernels;
+use recording::Recordings;
+use staging::Staging;
+use tensor::Numbers;
+use workspace::{Region, Workspace};
+
+use crate::{DeviceError, Dtype};
+
+/// Of the device's memory, what passes compute with unless somebody says otherwise: one part of so many.
+const WORKSPACE_PART: usize = 24;
+/// Of that, what recorded passes compute with.
+const RECORDED_PART: usize = 8;
+
+/// How a GPU is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaConfig {
+    /// Which GPU of those that the process sees.
+    pub ordinal: usize,
+    /// A folder with kernels made for it; beside the program, in `cubins`, is looked next.
+    pub kernels: Option<PathBuf>,
+    /// Bytes for what passes compute with; a share of the device's memory when `None`.
+    pub workspace: Option<usize>,
+    /// Whether passes of next tokens are recorded and replayed.
+    pub records: bool,
+}
+
+/// One GPU.
+pub struct CudaDevice {
+    // Fields are dropped in this order: the context goes last.
+    kernels: Kernels,
+    staging: Staging,
+    recordings: Recordings,
+    records: bool,
+    workspace: Arc<Workspace>,
+    /// What recorded passes compute with, apart from all else.
+    recorded: Arc<Workspace>,
+    context: Arc<Context>,
+}
+
+impl CudaDevice {
+    /// Opens a GPU, loads the kernels and reserves the workspace. Weights and cache are kept in `dtype`.
+    ///
+    /// # Errors
+    /// `Dtype` for any but bf16, `Library` where the driver is missing, `NoDevice`, `Kernels` where there is no code for the GPU, `OutOfMemory`, and
+    /// `Driver` with what the driver said.
+    pub fn new(config: &CudaConfig, dtype: Dtype) -> Result<Self, DeviceError> {
+        if dtype != Dtype::Bf16 {
+            return Err(DeviceError::Dtype { device: "cuda", known: "bf16", asked: format!("{dtype:?}").to_lowercase() });
+        }
+        let context = Context::open(config.ordinal)?;
+        let kernels = Kernels::load(&context, config.kernels.as_deref())?;
+        gemm::prepare(&kernels, gemm::has_wide(&context))?;
+        attention::prepare(&kernels)?;
+        let (_, all) = context.memory()?;
+        let bytes = config.workspace.unwrap_or(all / WORKSPACE_PART);
+        let workspace =
+            |bytes: usize, what: &str| Ok::<_, DeviceError>(Workspace::new(context.allocate(bytes, what)?, context.name()));
+        Ok(Self {
+            kernels,
+            staging: Staging::new(&context)?,
+            recordings: Recordings::default(),
+            records: config.records,
+            workspace: workspace(bytes - bytes / RECORDED_PART, "the workspace")?,
+            recorded: workspace(bytes / RECORDED_PART, "the workspace of recorded passes")?,
+            context,
+        })
+    }
+
+    /// The GPU's name, as its driver tells it.
+    pub fn name(&self) -> &str {
+        self.context.name()
+    }
+
+    /// Bytes free on the device, and bytes in all.
+    pub fn memory(&self) -> Result<(usize, usize), DeviceError> {
+        self.context.memory()
+    }
+
+    /// Memory that nobody has written to since somebody else had it.
+    fn scratch(&self, bytes: usize) -> Result<Region, DeviceError> {
+        if self.recordings.is_active() { self.recorded.take(bytes) } else { self.workspace.take(bytes) }
+    }
+
+    fn matrix(&self, rows: usize, cols: usize, numbers: Numbers) -> Result<CudaTensor, DeviceError> {
+        let bytes = rows.checked_mul(cols).and_then(|count| count.checked_mul(numbers.size()));
+        let what = || DeviceError::Shape { operation: "tensor", detail: format!("{rows} rows of {cols} numbers") };
+        let region = self.scratch(bytes.ok_or_else(what)?)?;
+        Ok(CudaTensor { rows, cols, numbers, region })
+    }
+}

@@ -1,0 +1,363 @@
+//! The device's operations: shapes are checked here, kernels do the work.
+
+use tessera_types::{DeviceDtype, DeviceSlice, TokenId};
+
+use super::{
+    CudaCache, CudaDevice, CudaMatrix, CudaRotary, CudaRows, CudaTable, CudaTensor, CudaVector, Recording,
+    kernel::{Geometry, Kernel, int},
+    tensor::Numbers,
+};
+use crate::{CacheShape, Choosing, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
+
+/// Threads of a block that has a row.
+const THREADS: u32 = 256;
+/// Numbers that a block takes where rows do not matter.
+const RUN: usize = 1024;
+
+/// Fails unless two numbers of a shape agree.
+pub(super) fn agree(operation: &'static str, what: &str, got: usize, wanted: usize) -> Result<(), DeviceError> {
+    if got == wanted {
+        return Ok(());
+    }
+    Err(DeviceError::Shape { operation, detail: format!("{what}: {got} where {wanted} is wanted") })
+}
+
+/// Fails unless a matrix has so many rows and columns.
+pub(super) fn shaped(operation: &'static str, x: &CudaTensor, rows: usize, cols: usize) -> Result<(), DeviceError> {
+    agree(operation, "rows", x.rows, rows)?;
+    agree(operation, "columns", x.cols, cols)
+}
+
+/// Fails unless a matrix holds such numbers.
+pub(super) fn holds(operation: &'static str, x: &CudaTensor, numbers: Numbers) -> Result<(), DeviceError> {
+    if x.numbers == numbers {
+        return Ok(());
+    }
+    Err(DeviceError::Shape { operation, detail: format!("{:?} numbers where {numbers:?} ones are wanted", x.numbers) })
+}
+
+/// Fails unless `qkv` has the fused rows of a pass.
+pub(super) fn fused(operation: &'static str, qkv: &CudaTensor, heads: Heads, rows: &CudaRows) -> Result<(), DeviceError> {
+    holds(operation, qkv, Numbers::Working)?;
+    shaped(operation, qkv, rows.rows, heads.fused())?;
+    let whole = heads.kv_heads > 0 && heads.heads.is_multiple_of(heads.kv_heads);
+    agree(operation, "whole groups of heads", usize::from(whole), 1)
+}
+
+impl Device for CudaDevice {
+    type Tensor = CudaTensor;
+    type Placed<'a> = CudaRows;
+    type Matrix = CudaMatrix;
+    type Vector = CudaVector;
+    type Table = CudaTable;
+    type Cache = CudaCache;
+    type Rotary = CudaRotary;
+    type Recording = Recording;
+
+    fn tensor(&self, rows: usize, cols: usize) -> Result<CudaTensor, DeviceError> {
+        let tensor = self.matrix(rows, cols, Numbers::Full)?;
+        self.context.clear(tensor.address(), tensor.bytes())?;
+        Ok(tensor)
+    }
+
+    fn working(&self, rows: usize, cols: usize) -> Result<CudaTensor, DeviceError> {
+        self.matrix(rows, cols, Numbers::Working)
+    }
+
+    fn place<'a>(&self, rows: Rows<'a>) -> Result<CudaRows, DeviceError> {
+        self.place_rows(rows)
+    }
+
+    fn shape(&self, tensor: &CudaTensor) -> (usize, usize) {
+        (tensor.rows, tensor.cols)
+    }
+
+    fn write(&self, tensor: &mut CudaTensor, values: &[f32]) -> Result<(), DeviceError> {
+        agree("write", "numbers", values.len(), tensor.len())?;
+        if tensor.numbers == Numbers::Full {
+            return self.context.upload(tensor.address(), values);
+        }
+        let wide = self.scratch(size_of_val(values))?;
+        self.context.upload(wide.address(), values)?;
+        let args = [wide.address().into(), tensor.address().into(), (values.len() as i64).into()];
+        self.kernels.launch(Kernel::Narrow, Geometry::numbers(values.len(), RUN), &args)
+    }
+
+    fn read(&self, tensor: &CudaTensor) -> Result<Vec<f32>, DeviceError> {
+        let mut values = vec![0.0; tensor.len()];
+        if tensor.numbers == Numbers::Full {
+            self.context.download(tensor.address(), &mut values)?;
+            return Ok(values);
+        }
+        let wide = self.scratch(size_of_val(&*values))?;
+        let args = [tensor.address().into(), wide.address().into(), (values.len() as i64).into()];
+        self.kernels.launch(Kernel::Widen, Geometry::numbers(values.len(), RUN), &args)?;
+        self.context.download(wide.address(), &mut values)?;
+        Ok(values)
+    }
+
+    fn host_mut<'a>(&self, _: &'a mut CudaTensor) -> Option<&'a mut [f32]> {
+        None
+    }
+
+    fn slice(&self, tensor: &CudaTensor) -> Option<DeviceSlice> {
+        let dtype = match tensor.numbers {
+            Numbers::Full => DeviceDtype::F32,
+            Numbers::Working => DeviceDtype::Bf16,
+        };
+        let stream = self.context.stream() as u64;
+        Some(DeviceSlice { address: tensor.address(), numbers: tensor.len(), dtype, stream })
+    }
+
+    fn is_idle(&self) -> Result<bool, DeviceError> {
+        self.context.is_idle()
+    }
+
+    fn load_matrix(&mut self, sources: &[MatrixSource<'_>], _segments: &[usize]) -> Result<CudaMatrix, DeviceError> {
+        self.new_matrix(sources)
+    }
+
+    fn load_vector(&mut self, source: &MatrixSource<'_>) -> Result<CudaVector, DeviceError> {
+        self.new_vector(source)
+    }
+
+    fn load_table(&mut self, source: &MatrixSource<'_>) -> Result<CudaTable, DeviceError> {
+        self.new_table(source)
+    }
+
+    fn cache(&mut self, shape: CacheShape) -> Result<CudaCache, DeviceError> {
+        self.new_cache(shape)
+    }
+
+    fn rotary(&mut self, head_dim: usize, theta: f64, positions: usize) -> Result<CudaRotary, DeviceError> {
+        agree("rotary", "half pairs", head_dim % 2, 0)?;
+        let frequency = |pair: usize| theta.powf(-2.0 * pair as f64 / head_dim as f64);
+        self.new_rotary(head_dim / 2, positions, |position, pair| position as f64 * frequency(pair))
+    }
+
+    fn rotary_2d(&mut self, head_dim: usize, theta: f64, side: usize) -> Result<CudaRotary, DeviceError> {
+        agree("rotary_2d", "half pairs", head_dim % 2, 0)?;
+        let (pairs, frequency) = (head_dim / 2, |pair: usize| theta.powf(-2.0 * pair as f64 / head_dim as f64));
+        let by_row = pairs.div_ceil(2);
+        self.new_rotary(pairs, side * side, |position, pair| {
+            if pair < by_row {
+                (position / side) as f64 * frequency(2 * pair)
+            } else {
+                (position % side) as f64 * frequency(2 * (pair - by_row) + 1)
+            }
+        })
+    }
+
+    fn embed(&self, table: &CudaTable, first: usize, rows: &CudaRows, out: &mut CudaTensor) -> Result<(), DeviceError> {
+        holds("embed", out, Numbers::Full)?;
+        shaped("embed", out, rows.rows, table.dim)?;
+        agree("embed", "tokens", usize::from(rows.has_tokens), 1)?;
+        let args = [
+            table.memory.address().into(),
+            int(first)?.into(),
+            int(table.tokens)?.into(),
+            rows.tokens().into(),
+            out.address().into(),
+            int(table.dim)?.into(),
+        ];
+        self.kernels.launch(Kernel::Embed, Geometry::shared_rows(rows.rows), &args)
+    }
+
+    fn copy_rows(&self, from: &CudaTensor, rows: &[usize], out: &mut CudaTensor, to: &[usize]) -> Result<(), DeviceError> {
+        agree("copy_rows", "columns", out.cols, from.cols)?;
+        agree("copy_rows", "rows to copy to", to.len(), rows.len())?;
+        let beyond = rows.iter().any(|row| *row >= from.rows) || to.iter().any(|row| *row >= out.rows);
+        agree("copy_rows", "rows beyond the end", usize::from(beyond), 0)?;
+        let kernel = match (from.numbers, out.numbers) {
+            (Numbers::Full, Numbers::Full) => Kernel::CopyRowsFull,
+            (Numbers::Working, Numbers::Full) => Kernel::CopyRowsWiden,
+            (Numbers::Working, Numbers::Working) => Kernel::CopyRowsWorking,
+            (Numbers::Full, Numbers::Working) => return holds("copy_rows", from, Numbers::Working),
+        };
+        let indices = rows.iter().chain(to).map(|row| int(*row)).collect::<Result<Vec<_>, _>>()?;
+        let places = self.scratch(size_of_val(&*indices))?;
+        self.context.upload(places.address(), &indices)?;
+        let behind = places.address() + (rows.len() * size_of::<i32>()) as u64;
+        let args = [from.address().into(), places.address().into(), out.address().into(), behind.into(), int(from.cols)?.into()];
+        self.kernels.launch(kernel, Geometry::shared_rows(rows.len()), &args)
+    }
+
+    fn rms_norm(&self, x: &CudaTensor, scale: &CudaVector, eps: f32, out: &mut CudaTensor) -> Result<(), DeviceError> {
+        holds("rms_norm", x, Numbers::Full)?;
+        shaped("rms_norm", out, x.rows, x.cols)?;
+        agree("rms_norm", "scale", scale.len, x.cols)?;
+        let kernel = match out.numbers {
+            Numbers::Full => Kernel::RmsNormFull,
+            Numbers::Working => Kernel::RmsNormWorking,
+        };
+        let args = [x.address().into(), scale.memory.address().into(), out.address().into(), int(x.cols)?.into(), eps.into()];
+        self.kernels.launch(kernel, Geometry::rows(x.rows, THREADS), &args)
+    }
+
+    fn matmul(&self, x: &CudaTensor, weight: &CudaMatrix, out: &mut CudaTensor) -> Result<(), DeviceError> {
+        self.multiply(x, weight, out)
+    }
+
+    fn add(&self, x: &mut CudaTensor, y: &CudaTensor) -> Result<(), DeviceError> {
+        holds("add", x, Numbers::Full)?;
+        holds("add", y, Numbers::Working)?;
+        shaped("add", y, x.rows, x.cols)?;
+        let args = [x.address().into(), y.address().into(), (x.len() as i64).into()];
+        self.kernels.launch(Kernel::Add, Geometry::numbers(x.len(), RUN), &args)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &mut CudaTensor,
+        y: &CudaTensor,
+        scale: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<(), DeviceError> {
+        holds("add_rms_norm", x, Numbers::Full)?;
+        holds("add_rms_norm", y, Numbers::Working)?;
+        holds("add_rms_norm", out, Numbers::Working)?;
+        shaped("add_rms_norm", y, x.rows, x.cols)?;
+        shaped("add_rms_norm", out, x.rows, x.cols)?;
+        agree("add_rms_norm", "scale", scale.len, x.cols)?;
+        let (scale, cols) = (scale.memory.address(), int(x.cols)?);
+        let args = [x.address().into(), y.address().into(), scale.into(), out.address().into(), cols.into(), eps.into()];
+        self.kernels.launch(Kernel::AddRmsNorm, Geometry::rows(x.rows, THREADS), &args)
+    }
+
+    fn add_bias(&self, x: &mut CudaTensor, bias: &CudaVector) -> Result<(), DeviceError> {
+        holds("add_bias", x, Numbers::Working)?;
+        agree("add_bias", "bias", bias.len, x.cols)?;
+        let args = [x.address().into(), bias.memory.address().into(), int(x.cols)?.into()];
+        self.kernels.launch(Kernel::AddBias, Geometry::shared_rows(x.rows), &args)
+    }
+
+    fn swiglu(&self, gate_up: &CudaTensor, out: &mut CudaTensor) -> Result<(), DeviceError> {
+        holds("swiglu", gate_up, Numbers::Working)?;
+        holds("swiglu", out, Numbers::Working)?;
+        shaped("swiglu", gate_up, out.rows, 2 * out.cols)?;
+        let args = [gate_up.address().into(), out.address().into(), int(out.cols)?.into()];
+        self.kernels.launch(Kernel::Swiglu, Geometry::shared_rows(out.rows), &args)
+    }
+
+    fn gelu_bias(&self, x: &mut CudaTensor, bias: Option<&CudaVector>) -> Result<(), DeviceError> {
+        holds("gelu_bias", x, Numbers::Working)?;
+        if let Some(bias) = bias {
+            agree("gelu_bias", "bias", bias.len, x.cols)?;
+        }
+        let bias = bias.map_or(0, |bias| bias.memory.address());
+        self.kernels.launch(
+            Kernel::GeluBias,
+            Geometry::shared_rows(x.rows),
+            &[x.address().into(), bias.into(), int(x.cols)?.into()],
+        )
+    }
+
+    fn rotate(&self, qkv: &mut CudaTensor, heads: Heads, rotary: &CudaRotary, rows: &CudaRows) -> Result<(), DeviceError> {
+        fused("rotate", qkv, heads, rows)?;
+        turns("rotate", heads, rotary, rows)?;
+        let args = [
+            qkv.address().into(),
+            rotary.memory.address().into(),
+            rows.positions().into(),
+            int(heads.heads)?.into(),
+            int(heads.kv_heads)?.into(),
+            int(heads.head_dim)?.into(),
+        ];
+        self.kernels.launch(Kernel::Rotate, Geometry::shared_rows(rows.rows), &args)
+    }
+
+    fn rotate_and_store(
+        &self,
+        qkv: &mut CudaTensor,
+        heads: Heads,
+        rotary: &CudaRotary,
+        cache: &mut CudaCache,
+        layer: usize,
+        rows: &CudaRows,
+    ) -> Result<(), DeviceError> {
+        fused("rotate_and_store", qkv, heads, rows)?;
+        turns("rotate_and_store", heads, rotary, rows)?;
+        cached("rotate_and_store", heads, cache, layer, rows)?;
+        let (keys, values) = cache.layer(layer);
+        let args = [
+            qkv.address().into(),
+            rotary.memory.address().into(),
+            rows.positions().into(),
+            rows.slots().into(),
+            keys.into(),
+            values.into(),
+            int(heads.heads)?.into(),
+            int(heads.kv_heads)?.into(),
+            int(heads.head_dim)?.into(),
+        ];
+        self.kernels.launch(Kernel::RotateStore, Geometry::shared_rows(rows.rows), &args)
+    }
+
+    fn attend(
+        &self,
+        qkv: &CudaTensor,
+        heads: Heads,
+        cache: &CudaCache,
+        layer: usize,
+        rows: &CudaRows,
+        out: &mut CudaTensor,
+    ) -> Result<(), DeviceError> {
+        fused("attend", qkv, heads, rows)?;
+        cached("attend", heads, cache, layer, rows)?;
+        holds("attend", out, Numbers::Working)?;
+        shaped("attend", out, rows.rows, heads.heads * heads.head_dim)?;
+        self.attend_cache(qkv, heads, cache.layer(layer), rows, out)
+    }
+
+    fn attend_images(&self, qkv: &CudaTensor, heads: Heads, rows: &CudaRows, out: &mut CudaTensor) -> Result<(), DeviceError> {
+        fused("attend_images", qkv, heads, rows)?;
+        agree("attend_images", "rows of images", usize::from(rows.images), 1)?;
+        agree("attend_images", "key heads", heads.kv_heads, heads.heads)?;
+        holds("attend_images", out, Numbers::Working)?;
+        shaped("attend_images", out, rows.rows, heads.heads * heads.head_dim)?;
+        self.attend_spans(qkv, heads, rows, out)
+    }
+
+    fn chooses(&self) -> bool {
+        true
+    }
+
+    fn choose(
+        &self,
+        logits: &mut CudaTensor,
+        parts: usize,
+        vocab_size: usize,
+        choosing: &[Choosing],
+        edits: &[LogitEdit],
+    ) -> Result<Vec<Option<TokenId>>, DeviceError> {
+        self.choose_tokens(logits, parts, vocab_size, choosing, edits)
+    }
+
+    fn recording(&self, rows: &CudaRows) -> Option<u64> {
+        rows.recording
+    }
+
+    fn record<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Recording), E> {
+        self.record_pass(work)
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {
+        recording.replay()
+    }
+}
+
+/// Fails unless there are angles for heads and positions.
+fn turns(operation: &'static str, heads: Heads, rotary: &CudaRotary, rows: &CudaRows) -> Result<(), DeviceError> {
+    agree(operation, "pairs of a head", 2 * rotary.pairs, heads.head_dim)?;
+    agree(operation, "positions beyond those with angles", usize::from(rows.rows > 0 && rows.farthest >= rotary.positions), 0)
+}
+
+/// Fails unless the rows' blocks lie in the cache.
+fn cached(operation: &'static str, heads: Heads, cache: &CudaCache, layer: usize, rows: &CudaRows) -> Result<(), DeviceError> {
+    agree(operation, "key heads", heads.kv_heads, cache.shape.kv_heads)?;
+    agree(operation, "head width", heads.head_dim, cache.shape.head_dim)?;
+    agree(operation, "layers beyond the last", usize::from(layer >= cache.shape.layers), 0)?;
+    agree(operation, "rows of sequences", usize::from(rows.images), 0)?;
+    agree(operation, "blocks beyond the last", usize::from(rows.rows > 0 && rows.highest_block >= cache.shape.blocks), 0)
+}

@@ -1,0 +1,126 @@
+//! Memory for what a pass computes with, reserved once at start and shared out from then on.
+//!
+//! All work of a device runs in order on one stream, so memory that a tensor gives back may be given out again at once:
+//! whoever gets it writes to it behind whoever read from it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::context::Memory;
+use crate::DeviceError;
+
+/// Alignment of everything given out.
+const ALIGNMENT: usize = 256;
+
+/// A stretch of device memory that is shared out.
+pub(super) struct Workspace {
+    memory: Memory,
+    device: String,
+    room: Mutex<Room>,
+}
+
+/// A part of a workspace, given back when dropped.
+pub(super) struct Region {
+    workspace: Arc<Workspace>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Workspace {
+    pub(super) fn new(memory: Memory, device: &str) -> Arc<Self> {
+        let room = Mutex::new(Room::new(memory.bytes() / ALIGNMENT * ALIGNMENT));
+        Arc::new(Self { memory, device: device.to_owned(), room })
+    }
+
+    /// Room for `bytes`.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<Region, DeviceError> {
+        let taken = bytes.max(1).next_multiple_of(ALIGNMENT);
+        let offset = self.room.lock().unwrap_or_else(PoisonError::into_inner).take(taken);
+        let offset = offset.ok_or_else(|| DeviceError::OutOfMemory {
+            what: format!("a workspace of {} bytes, which is in use,", self.memory.bytes()),
+            bytes,
+            device: self.device.clone(),
+        })?;
+        Ok(Region { workspace: self.clone(), offset, bytes: taken })
+    }
+}
+
+impl Region {
+    pub(super) fn address(&self) -> u64 {
+        self.workspace.memory.address() + self.offset as u64
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        self.workspace.room.lock().unwrap_or_else(PoisonError::into_inner).give(self.offset, self.bytes);
+    }
+}
+
+/// Which stretches are free, by offset; neighbours are always joined.
+struct Room {
+    free: BTreeMap<usize, usize>,
+}
+
+impl Room {
+    fn new(bytes: usize) -> Self {
+        Self { free: BTreeMap::from([(0, bytes)]) }
+    }
+
+    /// The smallest stretch that holds `bytes`, the first of equals.
+    fn take(&mut self, bytes: usize) -> Option<usize> {
+        let (&offset, &length) = self.free.iter().filter(|(_, length)| **length >= bytes).min_by_key(|(_, length)| **length)?;
+        self.free.remove(&offset);
+        if length > bytes {
+            self.free.insert(offset + bytes, length - bytes);
+        }
+        Some(offset)
+    }
+
+    fn give(&mut self, mut offset: usize, mut bytes: usize) {
+        if let Some((&before, &length)) = self.free.range(..offset).next_back()
+            && before + length == offset
+        {
+            self.free.remove(&before);
+            (offset, bytes) = (before, length + bytes);
+        }
+        if let Some(length) = self.free.remove(&(offset + bytes)) {
+            bytes += length;
+        }
+        self.free.insert(offset, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_is_given_out_twice_and_all_of_it_comes_back(steps in prop::collection::vec((0..2_u8, 1..300_usize), 1..200)) {
+            let mut room = Room::new(4096);
+            let mut held: Vec<(usize, usize)> = Vec::new();
+            for (what, number) in steps {
+                if what == 0 {
+                    let fits = room.free.values().any(|length| *length >= number);
+                    let taken = room.take(number);
+                    prop_assert_eq!(taken.is_some(), fits);
+                    if let Some(offset) = taken {
+                        prop_assert!(offset + number <= 4096);
+                        prop_assert!(held.iter().all(|(o, n)| offset + number <= *o || o + n <= offset), "given out twice");
+                        held.push((offset, number));
+                    }
+                } else if !held.is_empty() {
+                    let (offset, bytes) = held.swap_remove(number % held.len());
+                    room.give(offset, bytes);
+                }
+            }
+            held.into_iter().for_each(|(offset, bytes)| room.give(offset, bytes));
+            prop_assert_eq!(room.free, BTreeMap::from([(0, 4096)]));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! GPUs for tests on machines without one: libraries that stand in for CUDA's, cuBLASLt's and NCCL's and run the kernels
+//! on the CPU (`shard-worker/device/cuda/fake`). They are built by the first test that needs them, with g++.
+//!
+//! Where `TESSERA_REAL_GPU` names a folder with images of the kernels, tests use the machine's own GPUs and libraries
+//! instead (`tests/gpu.sh`).
+
+#![allow(clippy::expect_used, reason = "tests may panic and say why")]
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(build);
+static REAL: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("TESSERA_REAL_GPU").map(PathBuf::from));
+
+/// The environment of processes that are to see `count` such GPUs.
+pub fn environment(count: usize) -> Vec<(&'static str, String)> {
+    let kernels = ("TESSERA_CUDA_KERNELS", kernels().display().to_string());
+    if REAL.is_some() {
+        return vec![kernels];
+    }
+    vec![kernels, ("LD_LIBRARY_PATH", FOLDER.display().to_string()), ("FAKE_CUDA_DEVICES", count.to_string())]
+}
+
+/// A folder with an image of the kernels, which the stand-in for the driver knows by their names.
+pub fn kernels() -> PathBuf {
+    REAL.clone().unwrap_or_else(|| FOLDER.join("cubins"))
+}
+
+/// Lets this process see such GPUs.
+#[allow(unsafe_code, reason = "opening a library runs its initialisers")]
+pub fn open() {
+    static OPENED: LazyLock<Vec<libloading::os::unix::Library>> = LazyLock::new(|| {
+        let open = |name: &str| {
+            let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
+            // SAFETY: the library was built from this tree; what it does when it is opened is known. Whoever opens it by
+            // its name from now on is given this one.
+            unsafe { libloading::os::unix::Library::open(Some(FOLDER.join(name)), flags) }.expect("a library that was just built")
+        };
+        vec![open("libcuda.so.1"), open("libcublasLt.so.13")]
+    });
+    if REAL.is_none() {
+        LazyLock::force(&OPENED);
+    }
+}
+
+fn build() -> PathBuf {
+    let device = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the device's folder");
+    let target = device.ancestors().nth(2).expect("the root").join("target");
+    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or(target, PathBuf::from).join("fake-gpu");
+    fs::create_dir_all(folder.join("cubins")).expect("a folder to build in");
+    // Tests of several processes begin at once, and one builds.
+    let lock = File::create(folder.join("lock")).expect("a lock");
+    lock.lock().expect("the lock");
+    let built = Command::new(device.join("cuda/fake/build.sh")).arg(&folder).output().expect("build.sh runs");
+    assert!(built.status.success(), "build.sh: {}", String::from_utf8_lossy(&built.stderr));
+    // What the driver looks at of an image are its first bytes.
+    fs::write(folder.join("cubins/tessera.sm_90a.cubin"), "\x7fELF, and kernels known by their names").expect("an image");
+    folder
+}

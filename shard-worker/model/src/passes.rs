@@ -1,0 +1,65 @@
+//! Passes that the device has recorded, to be replayed when one like them comes again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tessera_device::Device;
+
+use crate::ModelError;
+
+/// By what the device tells passes apart.
+pub(crate) struct Passes<D: Device>(HashMap<u64, Pass<D>>);
+
+enum Pass<D: Device> {
+    /// It was run once; the next one is recorded, for passes that come once are not worth it.
+    Seen,
+    /// Replaying it writes the last layer's output to `hidden`.
+    Recorded { recording: D::Recording, hidden: Arc<D::Tensor> },
+    /// The device could not.
+    Refused,
+}
+
+impl<D: Device> Passes<D> {
+    pub(crate) fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Forgets all: what was recorded belongs to a group that is no more.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Does `work` on the rows placed, or replays what was recorded of it.
+    pub(crate) fn run(
+        &mut self,
+        device: &D,
+        placed: &D::Placed<'_>,
+        mut work: impl FnMut() -> Result<D::Tensor, ModelError>,
+    ) -> Result<Arc<D::Tensor>, ModelError> {
+        let Some(key) = device.recording(placed) else { return Ok(Arc::new(work()?)) };
+        match self.0.get(&key) {
+            None => {
+                self.0.insert(key, Pass::Seen);
+                Ok(Arc::new(work()?))
+            }
+            Some(Pass::Refused) => Ok(Arc::new(work()?)),
+            Some(Pass::Recorded { recording, hidden }) => {
+                device.replay(recording)?;
+                Ok(hidden.clone())
+            }
+            Some(Pass::Seen) => match device.record(&mut work) {
+                Ok((hidden, recording)) => {
+                    let hidden = Arc::new(hidden);
+                    device.replay(&recording)?;
+                    self.0.insert(key, Pass::Recorded { recording, hidden: hidden.clone() });
+                    Ok(hidden)
+                }
+                // Nothing was done yet, so it can be done now.
+                Err(_) => {
+                    self.0.insert(key, Pass::Refused);
+                    Ok(Arc::new(work()?))
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Ranks on GPUs, processes of their own that NCCL joins; stand-ins on the CPU.
+
+use anyhow::Result;
+use tessera_tests::{
+    fleet::{Fleet, Plan},
+    load::{Lives, ask, picture, reference_of_the_first_picture},
+};
+use tokio::time::{Duration, sleep};
+
+use crate::harness::alone;
+
+#[tokio::test]
+async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<()> {
+    let _alone = alone().await;
+    let mut fleet = Fleet::start(Plan { gpus: true, ..Plan::default() }).await?;
+    let (request, expected) = (picture()?, reference_of_the_first_picture()?);
+    let address = fleet.doors()[0].address.clone();
+    let lives = Lives::default();
+    let answer = tokio::spawn(async move { ask(&address, &request, &lives).await });
+    // The stand-ins are slow: the answer is under way by then, and far from done.
+    fleet.wait_for("sequence", |status| status.sequences() > 0).await?;
+    sleep(Duration::from_millis(500)).await;
+    let before = fleet.status().await?;
+    let worker = before.ranks("c0")[1].to_owned();
+    fleet.kill(&worker)?;
+    let after = fleet.wait_for("group without the dead worker", |status| status.epoch("c0") > before.epoch("c0")).await?;
+    assert!(!after.ranks("c0").contains(&worker.as_str()), "{after}");
+    assert_eq!(answer.await??.sequences[&0].tokens, expected);
+    Ok(())
+}

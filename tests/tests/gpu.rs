@@ -1,0 +1,38 @@
+//! The whole way of a request on GPUs: stand-ins on the CPU, the real binary, real NCCL calls between ranks.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic and say why")]
+
+use std::process::Command;
+
+use anyhow::Result;
+use tessera_tests::{
+    Up, binary, fixtures,
+    load::{Lives, ask, picture, reference_of_the_first_picture},
+};
+
+/// What the learned model says of the first picture at a degree.
+async fn described(tp: u16) -> Result<Vec<u32>> {
+    let up = Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp);
+    let cluster = up.start().await?;
+    let answer = ask(&cluster.grpc, &picture()?, &Lives::default()).await?;
+    assert_eq!(cluster.stop().await?, Some(0));
+    Ok(answer.sequences[&0].tokens.clone())
+}
+
+#[tokio::test]
+async fn the_learned_model_describes_a_picture_on_one_gpu_and_on_several() -> Result<()> {
+    let expected = reference_of_the_first_picture()?;
+    for tp in [1, 2, 4] {
+        assert_eq!(described(tp).await?, expected, "on {tp} GPUs");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_driver_the_first_word_is_what_is_missing() {
+    let model = fixtures().join("shapes");
+    let up = Command::new(binary().unwrap()).args(["up", "--device", "cuda", "--model"]).arg(model).output().unwrap();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(!up.status.success());
+    assert!(said.contains("--device cuda:0") && said.contains("libcuda.so.1 cannot be opened"), "{said}");
+}
