@@ -10,7 +10,7 @@ namespace fake {
 
 template <class T>
 class Handles {
-   public:
+  public:
     template <class Handle>
     Handle add(std::shared_ptr<T> object) {
         std::lock_guard guard(mutex_);
@@ -41,7 +41,7 @@ class Handles {
         return live_.size();
     }
 
-   private:
+  private:
     std::mutex mutex_;
     std::unordered_map<const void*, std::shared_ptr<T>> live_;
 };

@@ -17,7 +17,6 @@ constexpr int SPLIT_STEPS = SPLIT_KEYS / MMA_K;
 /// Queries of a tile of mma; query heads that share a key head are no more.
 constexpr int QUERIES = 16;
 constexpr float LOG2_E = 1.4426950408889634f;
-constexpr float NO_SCORE = -__builtin_huge_valf();
 
 /// Shared memory for the keys or the values of a split and for the queries of a warp, in pieces of 16 bytes.
 template <int HD>
@@ -113,7 +112,7 @@ __device__ __forceinline__ void hide(float (&scores)[TILES][4], int first, const
     for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (first + tile * 8 + sum_column(lane_id(), i) >= visible[i / 2]) scores[tile][i] = NO_SCORE;
+            if (first + tile * 8 + sum_column(lane_id(), i) >= visible[i / 2]) scores[tile][i] = minus_infinity();
 }
 
 /// The largest score of each of a lane's two rows.
@@ -121,7 +120,7 @@ template <int TILES>
 __device__ __forceinline__ void largest(const float (&scores)[TILES][4], float (&most)[2]) {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-        most[row] = NO_SCORE;
+        most[row] = minus_infinity();
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) most[row] = fmaxf(most[row], fmaxf(scores[tile][row * 2], scores[tile][row * 2 + 1]));
         for (int with = 1; with < 4; with *= 2) most[row] = fmaxf(most[row], __shfl_xor_sync(ALL_LANES, most[row], with));
@@ -133,7 +132,7 @@ template <int TILES>
 __device__ __forceinline__ void weigh(float (&scores)[TILES][4], const float (&most)[2], float factor) {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-        float less = most[row] == NO_SCORE ? 0 : -__fmul_rn(most[row], factor);
+        float less = most[row] == minus_infinity() ? 0 : -__fmul_rn(most[row], factor);
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
@@ -189,7 +188,7 @@ __device__ __forceinline__ void weighted_sum(const u32 (&weights)[SPLIT_STEPS][4
 
 /// What the splits so far make of a row: the largest score, times scale log2 e, and what weights relative to it sum to.
 struct Merged {
-    float most = NO_SCORE, sum = 0;
+    float most = minus_infinity(), sum = 0;
 };
 
 /// What the sums so far and those of one more split are multiplied by.
@@ -200,7 +199,7 @@ struct MergeFactors {
 /// `most` is that of the splits before, `with` that including one more, whose own is `own`. A split that the row sees
 /// nothing of changes nothing.
 __device__ __forceinline__ MergeFactors merge_factors(float most, float with, float own) {
-    return {most == with ? 1.0f : exp2_approx(__fsub_rn(most, with)), own == NO_SCORE ? 0.0f : exp2_approx(__fsub_rn(own, with))};
+    return {most == with ? 1.0f : exp2_approx(__fsub_rn(most, with)), own == minus_infinity() ? 0.0f : exp2_approx(__fsub_rn(own, with))};
 }
 
 __device__ __forceinline__ float merge(float sum, float added, const MergeFactors& factors) {

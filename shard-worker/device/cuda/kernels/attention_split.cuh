@@ -33,7 +33,7 @@ template <int HD>
 __device__ __forceinline__ void weigh_quarter(float (&scores)[QUARTER_TILES][4], SplitExchange& shared, float factor, float (&most)[2]) {
     int row = lane_id() / 4;
     for (int half = 0; half < 2; half++) {
-        most[half] = NO_SCORE;
+        most[half] = minus_infinity();
         for (int warp = 0; warp < SPLIT_WARPS; warp++) most[half] = fmaxf(most[half], shared.most[warp][row + half * 8]);
     }
     weigh(scores, most, factor);
@@ -140,12 +140,12 @@ __device__ __forceinline__ void attend_combine(const float* partials, const Atte
     float value = 0;
     copy(0);
     for (int first = 0; first < splits; first += COMBINED) {
-        copy(first + COMBINED);
-        copy_async_wait<1>();
+        copy_async_wait<0>();
         __syncthreads();
+        copy(first + COMBINED);
         const float* at = reinterpret_cast<const float*>(shared[first / COMBINED % 2]);
         const int count = min(COMBINED, splits - first);
-        const float most = lane_id() < count ? at[lane_id() * NUMBERS] : NO_SCORE;
+        const float most = lane_id() < count ? at[lane_id() * NUMBERS] : minus_infinity();
         float with = fmaxf(most, merged.most);
         for (int by = 1; by < WARP_LANES; by *= 2) {
             const float before = __shfl_up_sync(ALL_LANES, with, by);
@@ -160,7 +160,6 @@ __device__ __forceinline__ void attend_combine(const float* partials, const Atte
             value = merge(value, at[i * NUMBERS + PARTIAL_HEAD + column], factors);
         }
         merged.most = __shfl_sync(ALL_LANES, with, WARP_LANES - 1);
-        __syncthreads();
     }
     copy_async_wait<0>();
     out[(size_t(row.row) * heads + head) * HD + column] = to_bf16(splits ? __fmul_rn(value, share(merged.sum)) : 0);

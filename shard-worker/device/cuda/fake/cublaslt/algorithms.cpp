@@ -39,22 +39,24 @@ const Algorithm* choice(const Product& product, unsigned index) {
     return &ALGORITHMS[is_narrow ? COUNT - 1 - index : index];
 }
 
-API cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                                  cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
-                                                  int requested, cublasLtMatmulHeuristicResult_t* results, int* count) {
+API cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                                  cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                                  cublasLtMatmulPreference_t preference, int requested,
+                                                  cublasLtMatmulHeuristicResult_t* results, int* count) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!all_there(desc, a, b, c, d) || !preference || requested <= 0 || !results || !count) return CUBLAS_STATUS_INVALID_VALUE;
     Product product{.desc = *desc, .a = *a, .b = *b, .c = *c, .d = *d};
     *count = 0;
     if (cublasStatus_t status = product.check()) return status;
     for (unsigned i = 0; const Algorithm* algorithm = choice(product, i); i++)
-        if (algorithm->workspace_bytes <= preference->max_workspace && *count < requested) results[(*count)++] = result_of(*algorithm);
+        if (algorithm->workspace_bytes <= preference->max_workspace && *count < requested)
+            results[(*count)++] = result_of(*algorithm);
     return *count ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-API cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                           cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t* algo,
-                                           cublasLtMatmulHeuristicResult_t* result) {
+API cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                           cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                           const cublasLtMatmulAlgo_t* algo, cublasLtMatmulHeuristicResult_t* result) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!all_there(desc, a, b, c, d) || !algo || !result) return CUBLAS_STATUS_INVALID_VALUE;
     const Algorithm* algorithm = algorithm_of(algo);
@@ -64,7 +66,8 @@ API cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatm
     return result->state = product.check();
 }
 
-API cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algo, int attribute, void* value, size_t bytes, size_t* written) {
+API cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algo, int attribute, void* value,
+                                                        size_t bytes, size_t* written) {
     constexpr int ID = 0, SPLITK_NUM = 2;
     const Algorithm* algorithm = algo ? algorithm_of(algo) : nullptr;
     if (!algorithm || !value || bytes < sizeof(int32_t)) return CUBLAS_STATUS_INVALID_VALUE;

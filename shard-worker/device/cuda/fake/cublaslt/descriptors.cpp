@@ -8,15 +8,16 @@ namespace {
 #define FIELD(type, number, field) {number, offsetof(type, field), sizeof(type::field)}
 
 constexpr Attribute MATMUL[] = {
-    FIELD(MatmulDesc, 0, compute),       FIELD(MatmulDesc, 1, scale),            FIELD(MatmulDesc, 2, pointer_mode),
-    FIELD(MatmulDesc, 3, transpose_a),   FIELD(MatmulDesc, 4, transpose_b),      FIELD(MatmulDesc, 5, transpose_c),
-    FIELD(MatmulDesc, 7, epilogue),      FIELD(MatmulDesc, 8, bias),             FIELD(MatmulDesc, 15, multiprocessors),
-    FIELD(MatmulDesc, 17, scale_a),      FIELD(MatmulDesc, 18, scale_b),         FIELD(MatmulDesc, 25, fast_accumulation),
+    FIELD(MatmulDesc, 0, compute),       FIELD(MatmulDesc, 1, scale),         FIELD(MatmulDesc, 2, pointer_mode),
+    FIELD(MatmulDesc, 3, transpose_a),   FIELD(MatmulDesc, 4, transpose_b),   FIELD(MatmulDesc, 5, transpose_c),
+    FIELD(MatmulDesc, 7, epilogue),      FIELD(MatmulDesc, 8, bias),          FIELD(MatmulDesc, 15, multiprocessors),
+    FIELD(MatmulDesc, 17, scale_a),      FIELD(MatmulDesc, 18, scale_b),      FIELD(MatmulDesc, 25, fast_accumulation),
     FIELD(MatmulDesc, 31, scale_mode_a), FIELD(MatmulDesc, 32, scale_mode_b),
 };
 constexpr Attribute LAYOUT[] = {
-    FIELD(MatrixLayout, 0, type), FIELD(MatrixLayout, 1, order), FIELD(MatrixLayout, 2, rows),         FIELD(MatrixLayout, 3, cols),
-    FIELD(MatrixLayout, 4, ld),   FIELD(MatrixLayout, 5, batch), FIELD(MatrixLayout, 6, batch_stride),
+    FIELD(MatrixLayout, 0, type),         FIELD(MatrixLayout, 1, order), FIELD(MatrixLayout, 2, rows),
+    FIELD(MatrixLayout, 3, cols),         FIELD(MatrixLayout, 4, ld),    FIELD(MatrixLayout, 5, batch),
+    FIELD(MatrixLayout, 6, batch_stride),
 };
 constexpr Attribute PREFERENCE[] = {
     FIELD(MatmulPreference, 0, search),      FIELD(MatmulPreference, 1, max_workspace), FIELD(MatmulPreference, 5, alignment_a),
@@ -72,11 +73,13 @@ API cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, int
     return set(MATMUL, desc, attribute, value, bytes);
 }
 
-API cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t desc, int attribute, void* value, size_t bytes, size_t* written) {
+API cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t desc, int attribute, void* value, size_t bytes,
+                                                  size_t* written) {
     return get(MATMUL, desc, attribute, value, bytes, written);
 }
 
-API cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows, uint64_t cols, int64_t ld) {
+API cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows, uint64_t cols,
+                                              int64_t ld) {
     if (!layout) return CUBLAS_STATUS_INVALID_VALUE;
     *layout = new MatrixLayout{type, rows, cols, ld};
     return CUBLAS_STATUS_SUCCESS;
@@ -84,11 +87,13 @@ API cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cu
 
 API cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { return destroy(layout); }
 
-API cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, int attribute, const void* value, size_t bytes) {
+API cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, int attribute, const void* value,
+                                                    size_t bytes) {
     return set(LAYOUT, layout, attribute, value, bytes);
 }
 
-API cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout, int attribute, void* value, size_t bytes, size_t* written) {
+API cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout, int attribute, void* value, size_t bytes,
+                                                    size_t* written) {
     return get(LAYOUT, layout, attribute, value, bytes, written);
 }
 
@@ -100,10 +105,12 @@ API cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* pr
 
 API cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) { return destroy(preference); }
 
-API cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference, int attribute, const void* value, size_t bytes) {
+API cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference, int attribute, const void* value,
+                                                        size_t bytes) {
     return set(PREFERENCE, preference, attribute, value, bytes);
 }
 
-API cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t preference, int attribute, void* value, size_t bytes, size_t* written) {
+API cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t preference, int attribute, void* value,
+                                                        size_t bytes, size_t* written) {
     return get(PREFERENCE, preference, attribute, value, bytes, written);
 }

@@ -12,14 +12,11 @@ cublasStatus_t read_factors(Product& product, const void* alpha, const void* bet
     if (!alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
     auto alpha_at = static_cast<const float*>(alpha), beta_at = static_cast<const float*>(beta);
     switch (product.desc.pointer_mode) {
-        case CUBLASLT_POINTER_MODE_HOST:
-            product.alpha = *alpha_at, product.beta = *beta_at;
-            return CUBLAS_STATUS_SUCCESS;
+        case CUBLASLT_POINTER_MODE_HOST: product.alpha = *alpha_at, product.beta = *beta_at; return CUBLAS_STATUS_SUCCESS;
         case CUBLASLT_POINTER_MODE_DEVICE:
             product.alpha_device = alpha_at, product.beta_device = beta_at;
             return CUBLAS_STATUS_SUCCESS;
-        default:
-            return CUBLAS_STATUS_NOT_SUPPORTED;
+        default: return CUBLAS_STATUS_NOT_SUPPORTED;
     }
 }
 
@@ -36,12 +33,22 @@ API cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
-API cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a, cublasLtMatrixLayout_t a_layout,
-                                  const void* b, cublasLtMatrixLayout_t b_layout, const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                                  cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algo, void* workspace, size_t workspace_bytes, void* stream) {
+API cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
+                                  cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
+                                  const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
+                                  cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algo, void* workspace,
+                                  size_t workspace_bytes, void* stream) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!desc || !a || !a_layout || !b || !b_layout || !c_layout || !d || !d_layout) return CUBLAS_STATUS_INVALID_VALUE;
-    Product product{.desc = *desc, .a = *a_layout, .b = *b_layout, .c = *c_layout, .d = *d_layout, .a_data = a, .b_data = b, .c_data = c, .d_data = d};
+    Product product{.desc = *desc,
+                    .a = *a_layout,
+                    .b = *b_layout,
+                    .c = *c_layout,
+                    .d = *d_layout,
+                    .a_data = a,
+                    .b_data = b,
+                    .c_data = c,
+                    .d_data = d};
     if (cublasStatus_t status = product.check()) return status;
     if (cublasStatus_t status = read_factors(product, alpha, beta)) return status;
     const Algorithm* algorithm = algo ? algorithm_of(algo) : choice(product, 0);

@@ -68,14 +68,12 @@ float split_dot(const float* x, const float* y, uint64_t k, unsigned splits) {
     return sum;
 }
 
-bool is_bf16(const Product& p) {
-    return p.a.type == CUDA_R_16BF && p.b.type == CUDA_R_16BF;
-}
+bool is_bf16(const Product& p) { return p.a.type == CUDA_R_16BF && p.b.type == CUDA_R_16BF; }
 
 /// Hopper multiplies 8-bit matrices in one layout alone: K contiguous in both.
 bool is_e4m3(const Product& p) {
-    return p.a.type == CUDA_R_8F_E4M3 && p.b.type == CUDA_R_8F_E4M3 && p.desc.transpose_a == CUBLAS_OP_T && p.desc.transpose_b == CUBLAS_OP_N &&
-           p.a.ld % 16 == 0 && p.b.ld % 16 == 0;
+    return p.a.type == CUDA_R_8F_E4M3 && p.b.type == CUDA_R_8F_E4M3 && p.desc.transpose_a == CUBLAS_OP_T &&
+           p.desc.transpose_b == CUBLAS_OP_N && p.a.ld % 16 == 0 && p.b.ld % 16 == 0;
 }
 
 bool is_layout(const MatrixLayout& layout) {

@@ -63,7 +63,8 @@ API CUresult cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
         if (!stream) return CUDA_ERROR_INVALID_HANDLE;
         if (!address) return CUDA_SUCCESS;
         auto allocation = allocation_of(pointer(address));
-        if (!allocation || allocation->base != pointer(address) || allocation->kind != Allocation::Device) return CUDA_ERROR_INVALID_VALUE;
+        if (!allocation || allocation->base != pointer(address) || allocation->kind != Allocation::Device)
+            return CUDA_ERROR_INVALID_VALUE;
         // Only what a graph has allocated may be freed by one.
         if (capture_status(*stream) != CU_STREAM_CAPTURE_STATUS_NONE) return CUDA_ERROR_INVALID_VALUE;
         return submit(*stream, {[=] { return release(pointer(address), Allocation::Device); }});

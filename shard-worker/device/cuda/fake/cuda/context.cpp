@@ -39,10 +39,8 @@ bool is_sticky(CUresult error) {
         case CUDA_ERROR_INVALID_ADDRESS_SPACE:
         case CUDA_ERROR_INVALID_PC:
         case CUDA_ERROR_LAUNCH_FAILED:
-        case CUDA_ERROR_UNKNOWN:
-            return true;
-        default:
-            return false;
+        case CUDA_ERROR_UNKNOWN: return true;
+        default: return false;
     }
 }
 
@@ -54,9 +52,7 @@ std::shared_ptr<Context> Context::create(int ordinal) {
     return context;
 }
 
-CUresult Context::error() const {
-    return is_gone(ordinal) ? CUDA_ERROR_DEVICE_UNAVAILABLE : error_.load();
-}
+CUresult Context::error() const { return is_gone(ordinal) ? CUDA_ERROR_DEVICE_UNAVAILABLE : error_.load(); }
 
 void Context::fail(CUresult error) {
     CUresult none = CUDA_SUCCESS;

@@ -13,7 +13,7 @@ namespace fake {
 class Stream;
 
 class Context : public std::enable_shared_from_this<Context> {
-   public:
+  public:
     static std::shared_ptr<Context> create(int ordinal);
 
     const int ordinal;
@@ -42,7 +42,7 @@ class Context : public std::enable_shared_from_this<Context> {
     /// Waits for everything that was enqueued.
     void synchronize();
 
-   private:
+  private:
     explicit Context(int ordinal) : ordinal(ordinal), switches(Switches::read()) {}
 
     std::atomic<CUresult> error_{CUDA_SUCCESS};

@@ -39,7 +39,8 @@ struct Copy {
 /// The copy from what the source holds now.
 Operation from_staging(Copy copy) {
     auto staging = std::make_shared<std::vector<char>>(copy.width * copy.rows);
-    for (size_t row = 0; row < copy.rows; row++) memcpy(staging->data() + row * copy.width, copy.from.start + row * copy.from.pitch, copy.width);
+    for (size_t row = 0; row < copy.rows; row++)
+        memcpy(staging->data() + row * copy.width, copy.from.start + row * copy.from.pitch, copy.width);
     copy.from = {staging->data(), copy.width, false};
     return {[copy, staging] { return copy.run(); }};
 }
@@ -112,9 +113,15 @@ CUresult fill(CUstream handle, CUdeviceptr address, Number value, size_t count) 
 
 }  // namespace
 
-API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) { return copy_on(stream, to_device(to, from, bytes)); }
-API CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream stream) { return copy_on(stream, to_host(to, from, bytes)); }
-API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) { return copy_on(stream, on_device(to, from, bytes)); }
+API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    return copy_on(stream, to_device(to, from, bytes));
+}
+API CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    return copy_on(stream, to_host(to, from, bytes));
+}
+API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    return copy_on(stream, on_device(to, from, bytes));
+}
 API CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes) { return copy_now(to_device(to, from, bytes)); }
 API CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) { return copy_now(to_host(to, from, bytes)); }
 API CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes) { return copy_now(on_device(to, from, bytes)); }
@@ -135,8 +142,14 @@ API CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* description) {
     return read(*description, copy) ? copy_now(copy) : CUDA_ERROR_NOT_SUPPORTED;
 }
 
-API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream) { return fill(stream, to, value, count); }
-API CUresult cuMemsetD16Async(CUdeviceptr to, unsigned short value, size_t count, CUstream stream) { return fill(stream, to, value, count); }
-API CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, CUstream stream) { return fill(stream, to, value, count); }
+API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream) {
+    return fill(stream, to, value, count);
+}
+API CUresult cuMemsetD16Async(CUdeviceptr to, unsigned short value, size_t count, CUstream stream) {
+    return fill(stream, to, value, count);
+}
+API CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, CUstream stream) {
+    return fill(stream, to, value, count);
+}
 API CUresult cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t count) { return fill(nullptr, to, value, count); }
 API CUresult cuMemsetD32_v2(CUdeviceptr to, unsigned value, size_t count) { return fill(nullptr, to, value, count); }

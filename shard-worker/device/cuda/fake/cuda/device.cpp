@@ -16,39 +16,39 @@ std::atomic<bool> initialised{false};
 /// Numbers are those of CUdevice_attribute.
 int attribute_value(int attribute, CUdevice device, const Switches& switches) {
     switch (attribute) {
-        case 1:    // MAX_THREADS_PER_BLOCK
-        case 2:    // MAX_BLOCK_DIM_X
-        case 3:    // MAX_BLOCK_DIM_Y
+        case 1:  // MAX_THREADS_PER_BLOCK
+        case 2:  // MAX_BLOCK_DIM_X
+        case 3:  // MAX_BLOCK_DIM_Y
             return MAX_BLOCK;
-        case 4:    // MAX_BLOCK_DIM_Z
+        case 4:  // MAX_BLOCK_DIM_Z
             return MAX_BLOCK_Z;
-        case 5:    // MAX_GRID_DIM_X
+        case 5:  // MAX_GRID_DIM_X
             return MAX_GRID_X;
-        case 6:    // MAX_GRID_DIM_Y
-        case 7:    // MAX_GRID_DIM_Z
+        case 6:  // MAX_GRID_DIM_Y
+        case 7:  // MAX_GRID_DIM_Z
             return MAX_GRID_YZ;
-        case 8:    // MAX_SHARED_MEMORY_PER_BLOCK
+        case 8:  // MAX_SHARED_MEMORY_PER_BLOCK
             return SHARED_BYTES;
-        case 10:   // WARP_SIZE
+        case 10:  // WARP_SIZE
             return WARP_SIZE;
-        case 12:   // MAX_REGISTERS_PER_BLOCK
-        case 82:   // MAX_REGISTERS_PER_MULTIPROCESSOR
+        case 12:  // MAX_REGISTERS_PER_BLOCK
+        case 82:  // MAX_REGISTERS_PER_MULTIPROCESSOR
             return REGISTERS;
-        case 16:   // MULTIPROCESSOR_COUNT
+        case 16:  // MULTIPROCESSOR_COUNT
             return MULTIPROCESSORS;
-        case 33:   // PCI_BUS_ID
+        case 33:  // PCI_BUS_ID
             return device + 1;
-        case 38:   // L2_CACHE_SIZE
+        case 38:  // L2_CACHE_SIZE
             return L2_BYTES;
-        case 39:   // MAX_THREADS_PER_MULTIPROCESSOR
+        case 39:  // MAX_THREADS_PER_MULTIPROCESSOR
             return MAX_THREADS_OF_MULTIPROCESSOR;
-        case 75:   // COMPUTE_CAPABILITY_MAJOR
+        case 75:  // COMPUTE_CAPABILITY_MAJOR
             return switches.major;
-        case 76:   // COMPUTE_CAPABILITY_MINOR
+        case 76:  // COMPUTE_CAPABILITY_MINOR
             return switches.minor;
-        case 81:   // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        case 81:  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
             return SHARED_BYTES_OF_MULTIPROCESSOR;
-        case 97:   // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 97:  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             return SHARED_BYTES_OPTIN;
         case 106:  // MAX_BLOCKS_PER_MULTIPROCESSOR
             return MAX_BLOCKS_OF_MULTIPROCESSOR;
@@ -61,8 +61,7 @@ int attribute_value(int attribute, CUdevice device, const Switches& switches) {
         case 99:   // HOST_REGISTER_SUPPORTED
         case 115:  // MEMORY_POOLS_SUPPORTED
             return 1;
-        default:
-            return 0;
+        default: return 0;
     }
 }
 

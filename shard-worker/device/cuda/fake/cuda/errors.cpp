@@ -60,7 +60,7 @@ const Description* describe(CUresult error) {
     return nullptr;
 }
 
-CUresult give(CUresult error, const char** text, const char* Description::* field) {
+CUresult give(CUresult error, const char** text, const char* Description::*field) {
     const Description* found = describe(error);
     *text = found ? found->*field : nullptr;
     return found ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;

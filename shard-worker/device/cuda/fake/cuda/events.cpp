@@ -99,4 +99,6 @@ API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start_handle, CU
     });
 }
 
-API CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) { return cuEventElapsedTime_v2(milliseconds, start, end); }
+API CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+    return cuEventElapsedTime_v2(milliseconds, start, end);
+}

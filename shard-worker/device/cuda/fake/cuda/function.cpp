@@ -39,7 +39,8 @@ API CUresult cuFuncGetAttribute(int* value, int attribute, CUfunction handle) {
         *value = 0;
         if (attribute == MAX_THREADS_PER_BLOCK) *value = MAX_BLOCK;
         if (attribute == NUM_REGS) *value = REGISTERS_OF_THREAD;
-        if (attribute == PTX_VERSION || attribute == BINARY_VERSION) *value = context->switches.major * 10 + context->switches.minor;
+        if (attribute == PTX_VERSION || attribute == BINARY_VERSION)
+            *value = context->switches.major * 10 + context->switches.minor;
         if (attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES) *value = function.max_shared;
         return CUDA_SUCCESS;
     });
@@ -73,7 +74,8 @@ API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction
     });
 }
 
-API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CUfunction handle, int block, size_t shared_bytes, unsigned) {
+API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CUfunction handle, int block, size_t shared_bytes,
+                                                                  unsigned) {
     return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, handle, block, shared_bytes);
 }
 

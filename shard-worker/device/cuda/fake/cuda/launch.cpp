@@ -54,7 +54,8 @@ struct Launch {
         if (CUresult error = context->count_launch(kernel.name)) return error;
         for (const char* address : addresses())
             if (!allocation_of(address)) {
-                fprintf(stderr, "fake cuda: %s: an argument, %p, is no memory of a device\n", kernel.name, static_cast<const void*>(address));
+                fprintf(stderr, "fake cuda: %s: an argument, %p, is no memory of a device\n", kernel.name,
+                        static_cast<const void*>(address));
                 return CUDA_ERROR_ILLEGAL_ADDRESS;
             }
         kernel.run(arguments().data(), grid, block, shared_bytes);
@@ -75,7 +76,8 @@ CUresult check_dimensions(const Launch& launch) {
     return CUDA_SUCCESS;
 }
 
-CUresult launch(CUfunction handle, Dim grid, Dim block, size_t shared_bytes, CUstream stream_handle, void** arguments, void** extra) {
+CUresult launch(CUfunction handle, Dim grid, Dim block, size_t shared_bytes, CUstream stream_handle, void** arguments,
+                void** extra) {
     return in_context([&](Context& context) {
         auto function = handles<Function>().find(handle);
         auto stream = find_stream(context, stream_handle);
@@ -104,8 +106,8 @@ bool needs_blocks_to_meet(const CUlaunchAttribute& attribute) {
 
 }  // namespace
 
-API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                            CUstream stream, void** arguments, void** extra) {
+API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                            unsigned shared, CUstream stream, void** arguments, void** extra) {
     return launch(function, {gx, gy, gz}, {bx, by, bz}, shared, stream, arguments, extra);
 }
 
@@ -113,11 +115,13 @@ API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function,
     if (!config || (config->numAttrs && !config->attrs)) return CUDA_ERROR_INVALID_VALUE;
     for (unsigned i = 0; i < config->numAttrs; i++)
         if (needs_blocks_to_meet(config->attrs[i])) return CUDA_ERROR_NOT_SUPPORTED;
-    return launch(function, {config->gridDimX, config->gridDimY, config->gridDimZ}, {config->blockDimX, config->blockDimY, config->blockDimZ},
-                  config->sharedMemBytes, config->hStream, arguments, extra);
+    return launch(function, {config->gridDimX, config->gridDimY, config->gridDimZ},
+                  {config->blockDimX, config->blockDimY, config->blockDimZ}, config->sharedMemBytes, config->hStream, arguments,
+                  extra);
 }
 
-API CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void**) {
+API CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
+                                       void**) {
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 

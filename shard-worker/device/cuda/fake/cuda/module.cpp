@@ -14,7 +14,11 @@ namespace {
 /// A cubin, a fat binary, or the text of PTX. Anything else is what CUDA calls an invalid image.
 bool is_image(const void* image) {
     const char* bytes = static_cast<const char*>(image);
-    if (!memcmp(bytes, "\x7f" "ELF", 4)) return true;
+    if (!memcmp(bytes,
+                "\x7f"
+                "ELF",
+                4))
+        return true;
     if (!memcmp(bytes, "\x50\xed\x55\xba", 4)) return true;
     return strstr(bytes, ".version") != nullptr;
 }
@@ -33,7 +37,9 @@ API CUresult cuModuleLoadData(CUmodule* module, const void* image) {
     return in_context([&](Context& context) { return load(context, module, image); });
 }
 
-API CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, int*, void**) { return cuModuleLoadData(module, image); }
+API CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, int*, void**) {
+    return cuModuleLoadData(module, image);
+}
 
 API CUresult cuModuleLoadFatBinary(CUmodule* module, const void* image) { return cuModuleLoadData(module, image); }
 

@@ -24,7 +24,7 @@ struct Operation {
 };
 
 class Stream : public std::enable_shared_from_this<Stream> {
-   public:
+  public:
     /// The number of an operation in its stream, from 1.
     using Position = uint64_t;
 
@@ -46,7 +46,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
     /// The capture that it is in, guarded by the one mutex of captures.
     std::shared_ptr<Capture> capture;
 
-   private:
+  private:
     void execute(const Operation& operation);
     void work();
 

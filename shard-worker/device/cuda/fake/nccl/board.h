@@ -23,9 +23,8 @@ struct Call {
 struct Seat {
     std::atomic<uint32_t> taken;
     int device;
-    /// The last step whose data it wrote, and the last whose data it has read from all.
+    /// The last step whose data it wrote.
     alignas(64) std::atomic<uint64_t> written;
-    alignas(64) std::atomic<uint64_t> read;
     Call calls[2];
 };
 
@@ -35,7 +34,7 @@ struct Shared {
 };
 
 class Board {
-   public:
+  public:
     /// Null if there is no such file and none can be made.
     static std::shared_ptr<Board> open(const std::string& name, int ranks, int rank);
     ~Board();
@@ -51,7 +50,7 @@ class Board {
     void leave();
     void remove_name();
 
-   private:
+  private:
     Board(std::string name, int ranks, int rank, int file) : name_(std::move(name)), ranks_(ranks), rank_(rank), file_(file) {}
     bool lock(int rank, short type, int command, short& found);
 

@@ -13,14 +13,14 @@ namespace {
 
 /// NCCL works on the communicator's device, whatever the caller's is.
 class OnDevice {
-   public:
+  public:
     explicit OnDevice(void* context) {
         cuCtxGetCurrent(&before_);
         cuCtxSetCurrent(context);
     }
     ~OnDevice() { cuCtxSetCurrent(before_); }
 
-   private:
+  private:
     void* before_ = nullptr;
 };
 
@@ -47,7 +47,8 @@ ncclResult_t enqueue(const Collective& collective, const char* name, void* strea
     return communicator.connect();
 }
 
-ncclResult_t call(ncclComm_t comm, const char* name, Kind kind, const void* from, void* to, size_t count, ncclDataType_t type, int root, void* stream) {
+ncclResult_t call(ncclComm_t comm, const char* name, Kind kind, const void* from, void* to, size_t count, ncclDataType_t type,
+                  int root, void* stream) {
     auto communicator = handles<Communicator>().find(comm);
     if (!communicator) return failed(ncclInvalidArgument, "no such communicator");
     Collective collective{communicator, kind, from, to, count, type, root};
@@ -59,12 +60,14 @@ ncclResult_t call(ncclComm_t comm, const char* name, Kind kind, const void* from
 
 }  // namespace
 
-API ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t operation, ncclComm_t comm, void* stream) {
+API ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
+                               ncclComm_t comm, void* stream) {
     if (operation != ncclSum) return failed(ncclInvalidArgument, "the fake adds, and nothing else");
     return call(comm, "ncclAllReduce", Kind::AllReduce, from, to, count, type, 0, stream);
 }
 
-API ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root, ncclComm_t comm, void* stream) {
+API ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
+                               void* stream) {
     return call(comm, "ncclBroadcast", Kind::Broadcast, from, to, count, type, root, stream);
 }
 

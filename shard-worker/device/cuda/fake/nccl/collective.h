@@ -22,7 +22,7 @@ struct Collective {
     /// On the stream; the result is a CUresult.
     int run() const;
 
-   private:
+  private:
     bool step(size_t offset, size_t bytes, bool is_first) const;
     bool agree(uint64_t step) const;
     void read(uint64_t step, size_t offset, size_t bytes) const;

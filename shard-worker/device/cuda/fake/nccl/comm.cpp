@@ -13,10 +13,11 @@ ncclResult_t unknown() { return failed(ncclInvalidArgument, "no such communicato
 
 /// Waits for what was enqueued. A peer that is gone keeps it from ever ending; then only abort helps, as with NCCL.
 void flush(Communicator& communicator) {
-    while (!communicator.is_idle() && !communicator.is_aborted() && !fakeError()) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    while (!communicator.is_idle() && !communicator.is_aborted() && !fakeError())
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
-ncclResult_t give(ncclComm_t comm, int* out, const int Communicator::* field) {
+ncclResult_t give(ncclComm_t comm, int* out, const int Communicator::*field) {
     auto communicator = handles<Communicator>().find(comm);
     if (!communicator || !out) return unknown();
     *out = communicator.get()->*field;

@@ -30,8 +30,10 @@ bool is_on(const char* name) {
 
 /// First a short spin, since peers are often there already, then less and less of a processor.
 void pause(unsigned turn) {
-    if (turn < 64) sched_yield();
-    else std::this_thread::sleep_for(turn < 512 ? 20us : 200us);
+    if (turn < 64)
+        sched_yield();
+    else
+        std::this_thread::sleep_for(turn < 512 ? 20us : 200us);
 }
 
 }  // namespace
@@ -60,7 +62,8 @@ void Communicator::meet(const std::string& name) {
 ncclResult_t Communicator::meet_now(const std::string& name) {
     auto board = Board::open(name, ranks, rank);
     if (!board) return failed(ncclSystemError, "shared memory can't be had");
-    if (!board->sit(device)) return failed(ncclInvalidUsage, "the seat of this rank is taken, or ranks disagree about their number");
+    if (!board->sit(device))
+        return failed(ncclInvalidUsage, "the seat of this rank is taken, or ranks disagree about their number");
     board_ = board;
     for (int other = 0; other < ranks; other++)
         if (!wait_for(other, [&] { return board->seat(other).taken != 0; })) {
@@ -82,7 +85,8 @@ ncclResult_t Communicator::ready() {
     if (aborted_) return failed(ncclInvalidUsage, "the communicator was revoked");
     ncclResult_t now = state();
     if (now == ncclInProgress && blocking) return settle();
-    if (now == ncclInProgress) return failed(ncclInvalidArgument, "the communicator was used before the operation before it returned ncclSuccess");
+    if (now == ncclInProgress)
+        return failed(ncclInvalidArgument, "the communicator was used before the operation before it returned ncclSuccess");
     return now;
 }
 

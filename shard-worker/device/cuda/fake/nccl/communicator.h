@@ -18,7 +18,7 @@ ncclResult_t failed(ncclResult_t result, const std::string& words);
 std::string last_error();
 
 class Communicator : public std::enable_shared_from_this<Communicator> {
-   public:
+  public:
     Communicator(int ranks, int rank, bool blocking, int device, void* context)
         : ranks(ranks), rank(rank), blocking(blocking), device(device), context(context) {}
 
@@ -61,7 +61,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
     Board& board() { return *board_; }
     uint64_t next_step() { return ++step_; }
 
-   private:
+  private:
     ncclResult_t meet_now(const std::string& name);
 
     std::shared_ptr<Board> board_;

@@ -36,8 +36,10 @@ API ncclResult_t ncclGroupEnd() {
     ncclResult_t error = ncclSuccess, progress = ncclSuccess;
     for (auto& call : std::exchange(calls, {})) {
         ncclResult_t result = call();
-        if (result == ncclInProgress) progress = result;
-        else if (!error) error = result;
+        if (result == ncclInProgress)
+            progress = result;
+        else if (!error)
+            error = result;
     }
     return error ? error : progress;
 }

@@ -8,6 +8,25 @@ using namespace test;
 
 namespace {
 
+/// Keeps a stream busy until it is opened, at the end of its scope at the latest.
+class Gate {
+  public:
+    explicit Gate(CUstream stream) {
+        OK(cuLaunchHostFunc(
+            stream,
+            [](void* open) {
+                while (!*static_cast<std::atomic<bool>*>(open)) usleep(100);
+            },
+            &open_));
+    }
+    ~Gate() { open(); }
+    void open() { open_ = true; }
+
+  private:
+    // The stream looks at it a last time when this is gone.
+    std::atomic<bool>& open_ = *new std::atomic<bool>(false);
+};
+
 void pageable_and_pinned() {
     fact("a pageable source is read before the call returns, a pinned one later", [] {
         Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};
@@ -40,12 +59,11 @@ void order() {
         Life life{{"FAKE_CUDA_ASYNC", "1"}};
         CUstream stream = life.stream();
         CUevent event = life.event();
-        std::atomic<bool> go = false;
-        OK(cuLaunchHostFunc(stream, [](void* go) { while (!*static_cast<std::atomic<bool>*>(go)) usleep(100); }, &go));
+        Gate gate(stream);
         OK(cuEventRecord(event, stream));
         GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
         GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(event));
-        go = true;
+        gate.open();
         OK(cuEventSynchronize(event));
         OK(cuEventQuery(event));
         OK(cuStreamSynchronize(stream));
@@ -57,8 +75,7 @@ void order() {
         CUevent event = life.event();
         CUfunction f = life.function("fake_scale");
         CUdeviceptr x = life.upload(std::vector<float>{1}), y = life.memory(4), z = life.memory(4);
-        std::atomic<bool> go = false;
-        OK(cuLaunchHostFunc(slow, [](void* go) { while (!*static_cast<std::atomic<bool>*>(go)) usleep(100); }, &go));
+        Gate gate(slow);
         OK(scale(f, slow, x, y, 1, 2));
         OK(cuEventRecord(event, slow));
         OK(scale(f, fast, x, z, 1, 3));
@@ -66,7 +83,7 @@ void order() {
         OK(cuStreamWaitEvent(fast, event, 0));
         OK(scale(f, fast, y, z, 1, 10));
         GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(fast));
-        go = true;
+        gate.open();
         OK(cuStreamSynchronize(fast));
         THAT(life.download<float>(z, 1)[0] == 20);
     });
@@ -74,11 +91,18 @@ void order() {
         Life life{{"FAKE_CUDA_ASYNC", "1"}};
         CUstream blocking;
         OK(cuStreamCreate(&blocking, 0));
-        CUfunction f = life.function("fake_scale");
-        CUdeviceptr x = life.upload(std::vector<float>{1});
-        for (int i = 0; i < 20; i++) OK(scale(f, i % 2 ? blocking : nullptr, x, x, 1, i % 2 ? -1 : 2));
-        OK(cuStreamSynchronize(blocking));
-        THAT(life.download<float>(x, 1)[0] == 1024);
+        for (auto [first, second] : {std::pair(blocking, CUstream(nullptr)), std::pair(CUstream(nullptr), blocking)}) {
+            CUdeviceptr x = life.upload(std::vector<float>{1});
+            Gate gate(first);
+            OK(scale(life.function("fake_scale"), first, x, x, 1, 2));
+            OK(cuMemsetD8Async(x, 0, 4, second));
+            OK(cuEventRecord(life.event(), second));
+            usleep(2000);
+            GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(second));
+            gate.open();
+            OK(cuCtxSynchronize());
+            THAT(life.download<float>(x, 1)[0] == 0);
+        }
     });
     fact("arguments are copied at the call", [] {
         Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};

@@ -73,7 +73,8 @@ void replay() {
         OK(cuGraphInstantiateWithFlags(&executable, graph, 0));
         OK(cuGraphLaunch(executable, scene.s));
         OK(cuGraphLaunch(executable, scene.s));
-        THAT((scene.download<float>(scene.x, 4) == std::vector<float>{4, 8, 12, 16}) && (scene.out() == std::vector<float>{0, 0, 12, 16}));
+        THAT((scene.download<float>(scene.x, 4) == std::vector<float>{4, 8, 12, 16}) &&
+             (scene.out() == std::vector<float>{0, 0, 12, 16}));
     });
     fact("a captured copy from the host reads it at each launch", [] {
         Scene scene;

@@ -24,7 +24,8 @@ struct Product {
     CUdeviceptr w, x, y, workspace;
     std::vector<float> w_values, x_values;
 
-    Product(Life& life, int m, int n, int k, cudaDataType in = CUDA_R_16BF, cudaDataType out = CUDA_R_32F) : m(m), n(n), k(k), in(in), out(out), life(life) {
+    Product(Life& life, int m, int n, int k, cudaDataType in = CUDA_R_16BF, cudaDataType out = CUDA_R_32F)
+        : m(m), n(n), k(k), in(in), out(out), life(life) {
         OK(cublasLtCreate(&handle));
         OK(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
         cublasOperation_t transposed = CUBLAS_OP_T;
@@ -53,14 +54,15 @@ struct Product {
         OK(cublasLtMatmulPreferenceSetAttribute(preference, 1, &workspace_bytes, sizeof workspace_bytes));
         std::vector<cublasLtMatmulHeuristicResult_t> results(8);
         int count;
-        OK(cublasLtMatmulAlgoGetHeuristic(handle, desc, w_layout, x_layout, y_layout, y_layout, preference, 8, results.data(), &count));
+        OK(cublasLtMatmulAlgoGetHeuristic(handle, desc, w_layout, x_layout, y_layout, y_layout, preference, 8, results.data(),
+                                          &count));
         results.resize(size_t(count));
         return results;
     }
 
     cublasStatus_t run(const cublasLtMatmulAlgo_t* algorithm = nullptr, float alpha = 1, float beta = 0, void* stream = nullptr) {
-        return cublasLtMatmul(handle, desc, &alpha, pointer(w), w_layout, pointer(x), x_layout, &beta, pointer(y), y_layout, pointer(y), y_layout, algorithm,
-                              pointer(workspace), 1 << 20, stream);
+        return cublasLtMatmul(handle, desc, &alpha, pointer(w), w_layout, pointer(x), x_layout, &beta, pointer(y), y_layout,
+                              pointer(y), y_layout, algorithm, pointer(workspace), 1 << 20, stream);
     }
 
     double want(int row, int col) const {
@@ -123,7 +125,8 @@ void values() {
         OK(cublasLtMatmulDescSetAttribute(product.desc, 18, &second, sizeof second));
         OK(product.run());
         THAT(product.is_right(1e-5, 0.125));
-        THAT(e4m3_to_float(0x38) == 1 && e4m3_to_float(0x7e) == 448 && e4m3_to_float(0x01) == 0x1p-9f && std::isnan(e4m3_to_float(0x7f)));
+        THAT(e4m3_to_float(0x38) == 1 && e4m3_to_float(0x7e) == 448 && e4m3_to_float(0x01) == 0x1p-9f &&
+             std::isnan(e4m3_to_float(0x7f)));
     });
     fact("transposes are taken as the attributes say", [] {
         Life life;

@@ -33,7 +33,8 @@ void devices() {
             OK(cuDeviceGetAttribute(&value, number, 0));
             return value;
         };
-        THAT(attribute(75) == 9 && attribute(76) == 0 && attribute(16) == 132 && attribute(10) == 32 && attribute(97) == 227 * 1024);
+        THAT(attribute(75) == 9 && attribute(76) == 0 && attribute(16) == 132 && attribute(10) == 32 &&
+             attribute(97) == 227 * 1024);
     });
     fact("FAKE_CUDA_CAPABILITY makes it another", [] {
         Life life{{"FAKE_CUDA_CAPABILITY", "8.6"}};
@@ -49,7 +50,8 @@ void devices() {
         GIVES(CUDA_ERROR_INVALID_CONTEXT, cuMemAlloc_v2(&address, 16));
     });
     fact("every name that cudarc tries first opens the library of the right SONAME", [] {
-        for (auto [plain, soname] : {std::pair("libcuda.so", "libcuda.so.1"), std::pair("libcublasLt.so", "libcublasLt.so.13"), std::pair("libnccl.so", "libnccl.so.2")}) {
+        for (auto [plain, soname] : {std::pair("libcuda.so", "libcuda.so.1"), std::pair("libcublasLt.so", "libcublasLt.so.13"),
+                                     std::pair("libnccl.so", "libnccl.so.2")}) {
             void* opened = dlopen(plain, RTLD_LAZY);
             THAT(opened && opened == dlopen(soname, RTLD_LAZY | RTLD_NOLOAD));
         }
@@ -108,12 +110,14 @@ void memory() {
             life->memory(1000);
             return 0;
         };
-        THAT(in_child([&] { return leak("1"); }, &told) == 0 && told.find("1 allocations of 1000 bytes were not freed") != told.npos);
+        THAT(in_child([&] { return leak("1"); }, &told) == 0 &&
+             told.find("1 allocations of 1000 bytes were not freed") != told.npos);
         THAT(in_child([&] { return leak("fail"); }, &told) == 86);
     });
     fact("a switch that can't be understood ends the process", [] {
         std::string told;
-        THAT(in_child([] { return setenv("FAKE_CUDA_MEMORY", "lots", 1), Life(), 0; }, &told) == 2 && told.find("FAKE_CUDA_MEMORY=lots") != told.npos);
+        THAT(in_child([] { return setenv("FAKE_CUDA_MEMORY", "lots", 1), Life(), 0; }, &told) == 2 &&
+             told.find("FAKE_CUDA_MEMORY=lots") != told.npos);
     });
 }
 

@@ -27,9 +27,9 @@ inline void expect(bool holds, const char* what, const char* file, int line, int
 }
 
 #define THAT(condition) test::expect(condition, #condition, __FILE__, __LINE__, 0)
-#define GIVES(result, call)                                                    \
-    do {                                                                       \
-        int found_ = int(call);                                                \
+#define GIVES(result, call)                                                                       \
+    do {                                                                                          \
+        int found_ = int(call);                                                                   \
         test::expect(found_ == int(result), #call " gives " #result, __FILE__, __LINE__, found_); \
     } while (false)
 #define OK(call) GIVES(0, call)
@@ -53,7 +53,7 @@ inline int summary() {
 
 /// A device from the first retain of its context to the last release, under switches of its own.
 class Life {
-   public:
+  public:
     explicit Life(std::initializer_list<std::pair<const char*, const char*>> switches = {}) : switches_(switches) {
         for (auto& [name, value] : switches_) setenv(name, value, 1);
         OK(cuInit(0));
@@ -108,7 +108,7 @@ class Life {
     CUcontext context;
     CUmodule module;
 
-   private:
+  private:
     std::vector<std::pair<const char*, const char*>> switches_;
 };
 
@@ -142,8 +142,10 @@ inline int in_child(const std::function<int()>& body, std::string* complaints = 
     close(pipe_ends[0]);
     int status;
     waitpid(child, &status, 0);
-    if (complaints) *complaints = text;
-    else fputs(text.c_str(), stderr);
+    if (complaints)
+        *complaints = text;
+    else
+        fputs(text.c_str(), stderr);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

@@ -179,19 +179,41 @@ void makes_another_call(Rank& r) {
     THAT(r.ends_within(1));
 }
 
+/// Rank 0 comes late to an all-reduce, so that the others end their communicators while they wait for it.
+void comes_late(Rank& r, CUdeviceptr x) {
+    if (!r.rank) OK(cuLaunchHostFunc(r.s, [](void*) { usleep(200000); }, nullptr));
+    OK(r.all_reduce(x, 1));
+}
+
 void finalizes(Rank& r) {
     CUdeviceptr x = r.upload(std::vector<float>{1});
-    OK(r.all_reduce(x, 1));
+    comes_late(r, x);
     OK(ncclCommFinalize(r.comm));
+    THAT(r.ends_within(0.05));
     OK(poll(r.comm));
     OK(ncclCommDestroy(r.comm));
     GIVES(ncclInvalidArgument, r.all_reduce(x, 1));
     THAT(r.download<float>(x, 1)[0] == float(r.ranks));
 }
 
+void destroys(Rank& r) {
+    CUdeviceptr x = r.upload(std::vector<float>{1});
+    comes_late(r, x);
+    OK(ncclCommDestroy(r.comm));
+    THAT(r.ends_within(0.05));
+    THAT(r.download<float>(x, 1)[0] == float(r.ranks));
+}
+
 const std::map<std::string, void (*)(Rank&)> ROLES{
-    {"sums", sums},         {"bf16_sums", bf16_sums},       {"broadcasts_and_gathers", broadcasts_and_gathers}, {"replays", replays},
-    {"finalizes", finalizes}, {"loses_a_peer", loses_a_peer}, {"hangs", hangs},                                   {"makes_another_call", makes_another_call},
+    {"sums", sums},
+    {"bf16_sums", bf16_sums},
+    {"broadcasts_and_gathers", broadcasts_and_gathers},
+    {"replays", replays},
+    {"finalizes", finalizes},
+    {"destroys", destroys},
+    {"loses_a_peer", loses_a_peer},
+    {"hangs", hangs},
+    {"makes_another_call", makes_another_call},
 };
 
 ncclUniqueId new_id() {
@@ -244,9 +266,11 @@ void between_processes() {
             std::string of = std::to_string(ranks) + " processes" + how;
             fact(("all-reduce adds f32 of " + of).c_str(), [&] { THAT(in_processes("sums", ranks)); });
             fact(("all-reduce adds bf16 of " + of + ", rounded once").c_str(), [&] { THAT(in_processes("bf16_sums", ranks)); });
-            fact(("broadcast and all-gather move what they should between " + of).c_str(), [&] { THAT(in_processes("broadcasts_and_gathers", ranks)); });
+            fact(("broadcast and all-gather move what they should between " + of).c_str(),
+                 [&] { THAT(in_processes("broadcasts_and_gathers", ranks)); });
             fact(("captured collectives run at each launch in " + of).c_str(), [&] { THAT(in_processes("replays", ranks)); });
-            fact(("a killed rank of " + of + " is told, and abort frees the others").c_str(), [&] { THAT(in_processes("loses_a_peer", ranks, ranks - 1)); });
+            fact(("a killed rank of " + of + " is told, and abort frees the others").c_str(),
+                 [&] { THAT(in_processes("loses_a_peer", ranks, ranks - 1)); });
         }
     }
     unsetenv("FAKE_CUDA_ASYNC");
@@ -257,7 +281,8 @@ void between_processes() {
         THAT(good);
     });
     fact("ranks that make different calls are told", [] { THAT(in_processes("makes_another_call", 2)); });
-    fact("finalize and destroy wait for what was enqueued", [] { THAT(in_processes("finalizes", 2)); });
+    fact("finalize waits for what was enqueued", [] { THAT(in_processes("finalizes", 2)); });
+    fact("destroy waits for what was enqueued", [] { THAT(in_processes("destroys", 3)); });
 }
 
 void in_one_process() {
@@ -289,7 +314,8 @@ void in_one_process() {
         for (int rank = 0; rank < 2; rank++) OK(ncclCommInitRank(&comms[rank], 2, id, rank));
         OK(ncclGroupEnd());
         OK(ncclGroupStart());
-        for (int rank = 0; rank < 2; rank++) OK(ncclAllReduce(Rank::at(x[rank]), Rank::at(x[rank]), 1, ncclFloat32, ncclSum, comms[rank], streams[rank]));
+        for (int rank = 0; rank < 2; rank++)
+            OK(ncclAllReduce(Rank::at(x[rank]), Rank::at(x[rank]), 1, ncclFloat32, ncclSum, comms[rank], streams[rank]));
         OK(ncclGroupEnd());
         OK(cuCtxSynchronize());
         THAT(life.download<float>(x[0], 1)[0] == 3 && life.download<float>(x[1], 1)[0] == 3);
@@ -371,7 +397,8 @@ void beginnings() {
         ncclUniqueId id = new_id();
         ncclComm_t comms[2];
         Config config;
-        for (int rank = 0; rank < 2; rank++) GIVES(ncclInProgress, ncclCommInitRankConfig(&comms[rank], 2, id, rank, config.get()));
+        for (int rank = 0; rank < 2; rank++)
+            GIVES(ncclInProgress, ncclCommInitRankConfig(&comms[rank], 2, id, rank, config.get()));
         for (ncclComm_t comm : comms) GIVES(ncclInvalidUsage, poll(comm));
         for (ncclComm_t comm : comms) OK(ncclCommAbort(comm));
         unsetenv("FAKE_NCCL_DISTINCT_DEVICES");
