@@ -56,12 +56,17 @@ pub(super) fn choose(members: &Membership, tp: usize, experience: &Experience) -
 
 /// Ranks that compute alike: the workers of the best one's device, or of the next that has enough.
 fn of_one_device(workers: Vec<&WorkerRecord>, tp: usize) -> Vec<&WorkerRecord> {
-    let devices = workers.iter().map(|worker| &worker.device);
-    let count = |device: &str| workers.iter().filter(|worker| worker.device == device).count();
-    let Some(device) = devices.clone().find(|device| count(device) >= tp).or(devices.max_by_key(|device| count(device))) else {
+    let devices = workers.iter().map(|worker| device(worker));
+    let count = |wanted: &str| workers.iter().filter(|worker| device(worker) == wanted).count();
+    let Some(wanted) = devices.clone().find(|device| count(device) >= tp).or(devices.max_by_key(|device| count(device))) else {
         return workers;
     };
-    workers.iter().copied().filter(|worker| worker.device == *device).collect()
+    workers.iter().copied().filter(|worker| device(worker) == wanted).collect()
+}
+
+/// What ranks must have in common: of a GPU not which one of its host it is.
+fn device(worker: &WorkerRecord) -> &str {
+    if worker.device_kind() == "cuda" { "cuda" } else { &worker.device }
 }
 
 /// The workers of the host that has enough and holds most; of equals, the host of the best worker.
@@ -133,6 +138,14 @@ mod tests {
         let members = members(&[("a", "x", None), ("b", "y", None), ("c", "y", None)]);
         assert_eq!(ids(choose(&members, 2, &Experience::default())).unwrap(), ["b", "c"]);
         assert_eq!(ids(choose(&members, 3, &Experience::default())).unwrap(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn gpus_of_one_host_make_a_group() {
+        let mut members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
+        members.workers.get_mut("a").unwrap().device = "cuda:1".into();
+        members.workers.get_mut("c").unwrap().device = "cuda:0".into();
+        assert_eq!(ids(choose(&members, 2, &Experience::default())).unwrap(), ["a", "c"]);
     }
 
     #[test]
