@@ -16,6 +16,7 @@ pack() {
     cargo build --release --locked --workspace --all-targets
     rm -rf "$gpu" && mkdir -p "$gpu/release/deps"
     cp -r target/cubins "$gpu/cubins"
+    pwd > "$gpu/root"
     strip -o "$gpu/release/tessera" target/release/tessera
     # The tests' own programs, so that nothing is compiled there.
     local messages; messages="$(cargo test --release --locked --workspace --no-run --message-format=json 2>/dev/null)"
@@ -31,12 +32,10 @@ for line in sys.stdin:
     du -sh "$gpu"
 }
 
-# The machine's own libraries, under the names that are sought.
+# The machine's own libraries, and kernels made for it.
 libraries() {
-    mkdir -p "$gpu/lib"
-    local found; found="$(python3 -c 'import glob, site; print(*glob.glob(site.getsitepackages()[0] + "/nvidia/nccl/lib/libnccl.so.2"))' 2>/dev/null)"
-    [ -z "$found" ] || ln -sf "${found%% *}" "$gpu/lib/libnccl.so"
-    export LD_LIBRARY_PATH="$PWD/$gpu/lib:${LD_LIBRARY_PATH:-}" TESSERA_REAL_GPU="$PWD/$gpu/cubins" TESSERA_CUDA_KERNELS="$PWD/$gpu/cubins"
+    local nccl; nccl="$(python3 -c 'import glob, site; print(*glob.glob(site.getsitepackages()[0] + "/nvidia/nccl/lib"))' 2>/dev/null)"
+    export LD_LIBRARY_PATH="${nccl%% *}:${LD_LIBRARY_PATH:-}" TESSERA_REAL_GPU="$PWD/$gpu/cubins" TESSERA_CUDA_KERNELS="$PWD/$gpu/cubins"
 }
 
 rows=()
@@ -64,7 +63,12 @@ nccl() {
     workers+=($!)
     "$gpu/release/tessera" router --model "$model" --replica 127.0.0.1:17110 --grpc 127.0.0.1:17120 --http 127.0.0.1:17121 &
     workers+=($!)
-    local answer; answer="$(timeout 120 "$gpu/release/tessera" chat --endpoint http://127.0.0.1:17120 --image "$model/pictures/00-describe-0.png" 'What do you see?')"
+    # Asked until somebody answers: the roles start in any order.
+    local answer="" tries
+    for tries in $(seq 60); do
+        answer="$(timeout 60 "$gpu/release/tessera" chat --endpoint http://127.0.0.1:17120 --image "$model/pictures/00-describe-0.png" 'What do you see?' 2>/dev/null)" && break
+        sleep 1
+    done
     kill "${workers[@]}" 2>/dev/null; wait "${workers[@]}" 2>/dev/null
     echo "$answer"; [ -n "$answer" ]
 }
@@ -81,6 +85,9 @@ speed() {
 
 run() {
     [ -d "$gpu" ] || { echo "no $gpu: run tests/gpu.sh pack first" >&2; exit 1; }
+    # The tests' programs look for fixtures where they were built.
+    local root; root="$(cat "$gpu/root")"
+    [ -e "$root" ] || { mkdir -p "$(dirname "$root")" && ln -s "$PWD" "$root"; }
     libraries
     [ $# -gt 0 ] || set -- versions kernels cluster nccl speed
     for name in "$@"; do phase "$name" "$name"; done

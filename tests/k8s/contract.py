@@ -31,4 +31,4 @@ def documented(role):
 def of_help(binary, role):
     """As the binary itself says."""
     text = subprocess.run([binary, role, "--help"], capture_output=True, text=True, timeout=20, check=True).stdout
-    return set(re.findall(r"^\s+(?:-\w, )?(--[a-z][a-z-]*)", text, re.M)), set(re.findall(r"\[env: (TESSERA_[A-Z_]+)", text)) | TELEMETRY
+    return set(re.findall(r"^\s+(?:-\w, )?(--[a-z][a-z-]*)", text, re.M)), set(re.findall(r"\[env:\s+(TESSERA_[A-Z_]+)", text)) | TELEMETRY

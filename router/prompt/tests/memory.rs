@@ -86,12 +86,12 @@ fn decoding_takes_no_more_than_the_header_says_and_not_far_less() {
         assert_bounds(&name, &file, 2.5);
     }
     for name in ["baseline.jpg", "progressive.jpg", "progressive_cmyk.jpg", "progressive_grey.jpg"] {
-        for (width, height) in [(4000, 3000), (65_500, 180), (180, 65_500), (65_500, 1)] {
+        for (width, height) in [(4000, 3000), (65_500, 180), (180, 65_500)] {
             assert_bounds(&format!("{name} {width}x{height}"), &jpeg(name, width, height), 2.5);
         }
-        let (wide, sampled) = (jpeg(name, 65_500, 180), jpeg(name, 4000, 3000));
+        let (flat, whole) = (jpeg(name, 65_500, 8), jpeg(name, 4000, 3000));
         for sampling in [0x21, 0x12, 0x22, 0x41, 0x14, 0x42, 0x24, 0x44] {
-            for (what, file) in [("wide ", &wide), ("", &sampled)] {
+            for (what, file) in [("flat ", &flat), ("", &whole)] {
                 let file = with_sampling(file.clone(), sampling);
                 let (said, took) = cost(&file);
                 assert!(took <= said, "{what}{name} of sampling {sampling:x} took {took} of {said}");

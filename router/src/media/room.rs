@@ -28,7 +28,7 @@ impl Room {
     pub(super) async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, String> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).ok().filter(|&units| units <= self.units);
         let units = units.ok_or_else(|| {
-            let (needed, most) = (bytes >> 20, u64::from(self.units) * UNIT >> 20);
+            let (needed, most) = (bytes >> 20, (u64::from(self.units) * UNIT) >> 20);
             format!("may take {needed} MiB to be decoded, more than the {most} MiB there are for that")
         })?;
         self.free.clone().acquire_many_owned(units).await.map_err(|error| error.to_string())

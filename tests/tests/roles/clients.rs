@@ -29,7 +29,7 @@ async fn chat_and_bench_trust_the_authority_they_are_given_and_no_other() -> Res
             assert!(output.status.success(), "{output:?}");
         }
         let refused = [
-            (vec!["--endpoint", &cluster.grpc, "--ca", &other], "UnknownIssuer"),
+            (vec!["--endpoint", &cluster.grpc, "--ca", &other], "invalid peer certificate"),
             (vec!["--endpoint", &cluster.grpc], "UnknownIssuer"),
             (vec!["--endpoint", &cluster.grpc, "--ca", "/nonexistent.pem"], "/nonexistent.pem"),
             (vec!["--endpoint", "http://127.0.0.1:1", "--ca", &ca], "plain address"),

@@ -44,7 +44,8 @@ impl Picture {
             ImageFormat::Png => PNG_ROWS * u64::from(self.width) * u64::from(self.color.bytes_per_pixel()),
             ImageFormat::Jpeg => self.jpeg(jpeg::frame(file, self.color == ColorType::L8)) + length,
             ImageFormat::WebP => self.webp(webp::Contents::of(file)) + length,
-            _ => self.gif_frame(),
+            // And a number into its palette a pixel.
+            _ => self.gif_frame() / 4 * 5,
         };
         (decoded + beside).max(self.pixels() * converting(self.color)) + FIXED
     }

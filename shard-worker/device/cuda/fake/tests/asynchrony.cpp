@@ -29,7 +29,7 @@ class Gate {
 
 void pageable_and_pinned() {
     fact("a pageable source is read before the call returns, a pinned one later", [] {
-        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};
+        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "2000000"}};
         CUstream stream = life.stream();
         CUdeviceptr a = life.memory(4), b = life.memory(4);
         int pageable = 1, *pinned = life.pinned<int>(1);
@@ -41,7 +41,7 @@ void pageable_and_pinned() {
         THAT(life.download<int>(a, 1)[0] == 1 && life.download<int>(b, 1)[0] == 2);
     });
     fact("a pinned destination is stale until the host waits, a pageable one is not", [] {
-        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};
+        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "2000000"}};
         CUstream stream = life.stream();
         CUdeviceptr a = life.upload(std::vector<int>{5});
         int pageable = 0, *pinned = life.pinned<int>(1);
@@ -105,7 +105,7 @@ void order() {
         }
     });
     fact("arguments are copied at the call", [] {
-        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};
+        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "2000000"}};
         CUstream stream = life.stream();
         CUdeviceptr x = life.upload(std::vector<float>{1}), y = life.memory(4);
         OK(scale(life.function("fake_scale"), stream, x, y, 1, 6));
@@ -113,7 +113,7 @@ void order() {
         THAT(life.download<float>(y, 1)[0] == 6);
     });
     fact("memory is freed in the order of its stream", [] {
-        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};
+        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "2000000"}};
         CUstream stream = life.stream();
         CUdeviceptr x, y = life.memory(4);
         OK(cuMemAllocAsync(&x, 4, stream));
@@ -124,7 +124,7 @@ void order() {
         THAT(life.download<float>(y, 1)[0] == 6);
     });
     fact("memory freed while a stream still wants it is an illegal address", [] {
-        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "20000"}};
+        Life life{{"FAKE_CUDA_ASYNC", "1"}, {"FAKE_CUDA_DELAY_US", "2000000"}};
         CUstream stream = life.stream();
         CUdeviceptr x, y = life.memory(4);
         OK(cuMemAllocAsync(&x, 4, stream));
