@@ -11,13 +11,15 @@ use tokio::time::sleep;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The newest epoch, and this worker's place in its group.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Fence(Mutex<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     newest: Epoch,
     place: Option<Place>,
+    /// Told whenever a group is left.
+    told: Option<Box<dyn Fn() + Send>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,11 @@ impl Fence {
         let abort = AbortHandle::new();
         inner.place = Some(Place { rank, abort: abort.clone() });
         Ok(abort)
+    }
+
+    /// Tells of every group that is left from now on; `tell` must not block.
+    pub(crate) fn tell(&self, tell: impl Fn() + Send + 'static) {
+        self.0.lock().told = Some(Box::new(tell));
     }
 
     /// Whether a group of `epoch` could be entered.
@@ -84,6 +91,7 @@ impl Inner {
     fn end(&mut self) {
         if let Some(place) = self.place.take() {
             place.abort.abort();
+            self.told.iter().for_each(|tell| tell());
         }
     }
 }

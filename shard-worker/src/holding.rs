@@ -190,6 +190,16 @@ impl Holding {
         step.unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
     }
 
+    /// Leaves the group last joined and keeps the weights.
+    pub(crate) fn leave(&mut self) {
+        match &mut self.forward {
+            Forward::Cpu(model) => model.leave(),
+            Forward::Cuda(model) => model.leave(),
+            // Its ranks join no collective.
+            Forward::Sim(_) => {}
+        }
+    }
+
     fn spec(&self) -> &ModelSpec {
         match &self.forward {
             Forward::Cpu(model) => model.spec(),

@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Load { request: Box<LoadRequest>, abort: AbortHandle, answers: Answers<wire::LoadEvent>, span: Span },
     /// Runs a step that came at `given`; one answer.
     Step { plan: Box<StepPlan>, given: Instant, answers: Answers<wire::StepResult>, span: Span },
+    /// Parts with a group that was left; any other command does so first.
+    Leave,
 }
 
 pub(crate) type Answers<T> = mpsc::Sender<Result<T, Status>>;
@@ -49,10 +51,19 @@ pub(crate) fn start(
 ) -> std::io::Result<Commands> {
     let (sender, mut commands) = mpsc::channel(COMMANDS);
     let weights = metrics::gauge!(names::RANK_WEIGHT_BYTES, "worker" => worker.to_string());
-    let mut owner = Owner { weights, device, fence, work, inventory, held: None };
+    let leave = sender.downgrade();
+    fence.tell(move || {
+        // Where there is no room, other commands wait.
+        if let Some(commands) = leave.upgrade() {
+            let _ = commands.try_send(Command::Leave);
+        }
+    });
+    let mut owner = Owner { weights, device, fence, work, inventory, group: AbortHandle::new(), held: None };
     thread::Builder::new().name("rank".into()).spawn(move || {
         while let Some(command) = commands.blocking_recv() {
+            owner.leave_what_ended();
             match command {
+                Command::Leave => {}
                 Command::Load { request, abort, answers, span } => {
                     let _entered = span.entered();
                     owner.answer_load(&request, abort, &answers);
@@ -70,10 +81,19 @@ struct Owner {
     fence: Arc<Fence>,
     work: Work,
     inventory: watch::Sender<Inventory>,
+    /// What ends the group last joined.
+    group: AbortHandle,
     held: Option<Holding>,
 }
 
 impl Owner {
+    /// A collective that was aborted may wait for what is held here, and so may its device.
+    fn leave_what_ended(&mut self) {
+        if let Some(held) = self.held.as_mut().filter(|_| self.group.is_aborted()) {
+            held.leave();
+        }
+    }
+
     fn answer_load(&mut self, request: &LoadRequest, abort: AbortHandle, answers: &Answers<wire::LoadEvent>) {
         let (start, epoch) = (Instant::now(), request.group.epoch);
         let loaded = self.load(request, abort, answers);
@@ -104,6 +124,7 @@ impl Owner {
         answers: &Answers<wire::LoadEvent>,
     ) -> Result<wire::Loaded, LoadError> {
         let epoch = request.group.epoch;
+        self.group = abort.clone();
         let mut progress = |bytes_done, bytes_total| {
             // Progress that no one reads in time is overtaken by what follows; the last place is the result's.
             if answers.capacity() > 1 {

@@ -96,7 +96,8 @@ pub enum CollectiveError {
 ///
 /// A transport joins memory of the host or memory of devices. The methods for host memory block the thread that calls
 /// until the operation is done. Those for device memory only enqueue on the slices' stream and return, so that they can
-/// be captured into a graph; [`Collective::watch`] then waits for the stream. Both fail with `Memory` where the
+/// be captured into a graph; [`Collective::watch`] then waits for the stream. Such graphs must be destroyed before the
+/// collective is left or dropped, and soon after it was aborted: NCCL waits for that. Both fail with `Memory` where the
 /// transport joins the other kind.
 pub trait Collective: Send {
     /// This rank.
@@ -117,6 +118,11 @@ pub trait Collective: Send {
 
     /// A handle by which another thread ends a call in progress and all later ones.
     fn abort_handle(&self) -> AbortHandle;
+
+    /// Leaves the group, with nothing left running for it. Later calls fail with `Aborted`. So does dropping it.
+    fn leave(&mut self) {
+        self.abort_handle().abort();
+    }
 
     /// Whether the methods for device memory can be called.
     fn joins_devices(&self) -> bool {

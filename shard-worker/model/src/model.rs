@@ -103,6 +103,12 @@ impl<D: Device> Model<D> {
         Ok(())
     }
 
+    /// Leaves the group and keeps the weights. What was recorded goes first: a collective of devices ends only then.
+    pub fn leave(&mut self) {
+        self.passes.clear();
+        self.ranks.leave();
+    }
+
     /// Counts on `progress`, many times a step, while steps get on.
     pub fn count_progress(&mut self, progress: Arc<AtomicU64>) {
         self.ranks.count(progress);

@@ -48,6 +48,11 @@ impl Ranks {
         self.collective = collective;
     }
 
+    /// Leaves the group, with nothing left running for it.
+    pub(crate) fn leave(&mut self) {
+        self.collective.leave();
+    }
+
     /// Counts on `progress` from now on.
     pub(crate) fn count(&mut self, progress: Arc<AtomicU64>) {
         self.progress = progress;

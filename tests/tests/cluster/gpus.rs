@@ -9,6 +9,9 @@ use tokio::time::{Duration, sleep};
 
 use crate::harness::alone;
 
+/// Longer than a worker gives an abort before it takes its device for hung.
+const HUNG: Duration = Duration::from_secs(13);
+
 #[tokio::test]
 async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<()> {
     let _alone = alone().await;
@@ -26,5 +29,22 @@ async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<(
     let after = fleet.wait_for("group without the dead worker", |status| status.epoch("c0") > before.epoch("c0")).await?;
     assert!(!after.ranks("c0").contains(&worker.as_str()), "{after}");
     assert_eq!(answer.await??.sequences[&0].tokens, expected);
+    Ok(())
+}
+
+/// Recorded passes hold the communicator that was aborted when the coordinator died: were they kept, the worker would take
+/// its device for hung.
+#[tokio::test]
+async fn ranks_on_gpus_that_recorded_passes_outlive_their_group() -> Result<()> {
+    let _alone = alone().await;
+    let mut fleet = Fleet::start(Plan { gpus: true, workers: 2, ..Plan::default() }).await?;
+    let (request, expected) = (picture()?, reference_of_the_first_picture()?);
+    let address = fleet.doors()[0].address.clone();
+    ask(&address, &request, &Lives::default()).await?;
+    fleet.kill("c0")?;
+    sleep(HUNG).await;
+    fleet.restart("c0").await?;
+    fleet.wait_for("group of the same workers", |status| status.ranks("c0").len() == 2).await?;
+    assert_eq!(ask(&address, &request, &Lives::default()).await?.sequences[&0].tokens, expected);
     Ok(())
 }

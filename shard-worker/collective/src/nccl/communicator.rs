@@ -130,7 +130,10 @@ impl Communicator {
         let problem = match aborting {
             Err(error) => format!("there is no thread to abort NCCL's communicator: {error}"),
             Ok(()) if self.is_done_within(self.last_resort.limit()) => return,
-            Ok(()) => format!("NCCL's communicator was not aborted within {:?}: the device hangs", self.last_resort.limit()),
+            Ok(()) => {
+                let limit = self.last_resort.limit();
+                format!("NCCL's communicator was not aborted within {limit:?}: the device hangs, or a graph was kept")
+            }
         };
         self.last_resort.follow(&problem);
     }

@@ -4,7 +4,8 @@
 //! rank is an error, and another thread can end all of it. So the communicator is non-blocking; every call is polled
 //! until NCCL has posted it; and whatever goes wrong aborts the communicator on a thread of its own (`communicator`).
 //! A kernel that waits for a dead rank's data ends only by that, and where even that hangs, the process does
-//! ([`LastResort`](crate::LastResort)).
+//! ([`LastResort`](crate::LastResort)). Aborting ends what runs at once, but does not return before all graphs that
+//! captured operations of the communicator are destroyed, so who holds some must part with them as soon as it is told.
 //!
 //! Host memory is refused: NCCL moves memory of devices, and a caller that has numbers on the host knows best which of
 //! its device buffers they can go through.
@@ -139,6 +140,12 @@ impl Collective for Nccl {
 
     fn abort_handle(&self) -> AbortHandle {
         self.abort.clone()
+    }
+
+    fn leave(&mut self) {
+        self.abort.abort();
+        self.communicator.end();
+        self.communicator.wait_for_end();
     }
 
     fn joins_devices(&self) -> bool {

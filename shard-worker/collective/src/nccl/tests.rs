@@ -257,10 +257,16 @@ fn a_communicator_is_aborted_once_however_often_and_whoever_asks() {
 }
 
 #[test]
-fn a_rank_that_is_dropped_leaves_before_the_drop_returns() {
+fn a_rank_that_leaves_or_is_dropped_is_gone_when_that_returns() {
     let script = new(Script::default());
     drop(joined(script, AbortHandle::new()));
     assert_eq!(script.aborted.load(SeqCst), 1);
+
+    let script = new(Script::default());
+    let mut nccl = joined(script, AbortHandle::new());
+    nccl.leave();
+    assert_eq!(script.aborted.load(SeqCst), 1);
+    assert_eq!(nccl.all_reduce_device(slice(8)), Err(CollectiveError::Aborted));
 }
 
 #[test]
@@ -295,7 +301,10 @@ fn where_nothing_else_is_said_a_hung_abort_ends_the_process_with_its_code_and_a_
     let ended = doomed.output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(LastResort::EXIT_CODE), "{said}");
-    assert!(said.contains("not aborted within 50ms: the device hangs; the process ends with code 75"), "{said}");
+    assert!(
+        said.contains("not aborted within 50ms: the device hangs, or a graph was kept; the process ends with code 75"),
+        "{said}"
+    );
     assert_eq!(LastResort::default().limit(), LastResort::LIMIT);
 }
 

@@ -31,6 +31,8 @@ fn as_a_child() {
         "wait, and join again" => failures::wait_and_join_again(&Gpu::new()),
         "sum once" => failures::sum_once(&Gpu::new()),
         "join" => failures::only_join(&Gpu::new()),
+        "part with a graph in time" => failures::abort_with_a_graph(&Gpu::new(), true),
+        "keep a graph" => failures::abort_with_a_graph(&Gpu::new(), false),
         "ask for an id" => libraries::ask_for_an_id(),
         other => panic!("`{other}` is nothing to do"),
     }
@@ -41,9 +43,16 @@ pub(crate) fn say(title: &str, what: impl std::fmt::Display) {
     println!("{title}: {what}");
 }
 
+fn number(name: &str) -> usize {
+    env::var(name).unwrap().parse().unwrap()
+}
+
+pub(crate) fn rank() -> usize {
+    number(RANK)
+}
+
 /// The group that the environment tells of, under the id there or a new one, which is told.
 pub(crate) fn config(id: Option<NcclId>) -> GroupConfig {
-    let number = |name| -> u64 { env::var(name).unwrap().parse().unwrap() };
     let id = id.unwrap_or_else(|| {
         let id = nccl_id().unwrap();
         say("id", id.map(|byte| format!("{byte:02x}")).concat());
@@ -52,10 +61,10 @@ pub(crate) fn config(id: Option<NcclId>) -> GroupConfig {
     GroupConfig {
         group: "test".into(),
         epoch: Epoch(1),
-        rank: Rank(number(RANK) as u16),
-        size: number(SIZE) as usize,
+        rank: Rank(rank() as u16),
+        size: number(SIZE),
         transport: Transport::Nccl { id },
-        deadline: Duration::from_millis(number(DEADLINE)),
+        deadline: Duration::from_millis(number(DEADLINE) as u64),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::{thread, time::Duration};
 
-use tessera_collective::{AbortHandle, Collective, CollectiveError, join, join_with};
+use tessera_collective::{AbortHandle, Collective, CollectiveError, LastResort, join, join_with};
 use tessera_types::DeviceDtype;
 
 use crate::{
     child::{config, id, joined, joined_with, say},
     gpu::Gpu,
     ranks::{Group, LONG},
+    suite::captured_sum,
 };
 
 /// Lets the other ranks reach their operation.
@@ -72,6 +73,25 @@ pub(crate) fn wait_and_join_again(gpu: &Gpu) {
 
 pub(crate) fn sum_once(gpu: &Gpu) {
     sum(gpu, joined().as_mut()).unwrap();
+}
+
+/// Is aborted while a graph has one of its operations, as a rank between two steps does.
+pub(crate) fn abort_with_a_graph(gpu: &Gpu, parts: bool) {
+    let act = |why: &str| say("last resort", why);
+    let abort = AbortHandle::with_last_resort(LastResort::new(Duration::from_millis(700), act));
+    let mut collective = joined_with(abort.clone());
+    let buffer = gpu.numbers(&[1.0], DeviceDtype::F32);
+    let graph = captured_sum(gpu, collective.as_mut(), &buffer);
+    abort.abort();
+    thread::sleep(MOMENT);
+    let kept = if parts {
+        drop(graph);
+        None
+    } else {
+        Some(graph)
+    };
+    drop(collective);
+    say("ended", kept.is_some());
 }
 
 pub(crate) fn only_join(_: &Gpu) {
@@ -140,6 +160,18 @@ fn a_rank_that_aborts_while_it_computes_is_missed() {
     let ended = first.says("ended");
     assert!(ended.starts_with("SomeoneLost"), "{ended}");
     first.ends_well();
+}
+
+#[test]
+fn an_abort_waits_for_graphs_and_the_last_resort_for_who_parts_with_none() {
+    for mut rank in Group::new(2, "part with a graph in time").start() {
+        assert_eq!(rank.next_line_of(&["last resort", "ended"]), "ended: false");
+        rank.ends_well();
+    }
+    for mut rank in Group::new(2, "keep a graph").start() {
+        let told = rank.next_line_of(&["last resort", "ended"]);
+        assert!(told.starts_with("last resort") && told.contains("or a graph was kept"), "{told}");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ use half::bf16;
 use tessera_collective::{Collective, CollectiveError};
 use tessera_types::{DeviceDtype, DeviceSlice};
 
+use crate::child;
+
 pub(crate) struct Gpu {
     pub(crate) stream: Arc<CudaStream>,
 }
@@ -18,9 +20,10 @@ pub(crate) struct Buffer {
 }
 
 impl Gpu {
-    /// Makes the device's context the thread's.
+    /// Makes the context of the rank's device the thread's.
     pub(crate) fn new() -> Self {
-        Self { stream: CudaContext::new(0).unwrap().new_stream().unwrap() }
+        let device = child::rank() % CudaContext::device_count().unwrap() as usize;
+        Self { stream: CudaContext::new(device).unwrap().new_stream().unwrap() }
     }
 
     /// A buffer with these bits, as wide as numbers of a kind.

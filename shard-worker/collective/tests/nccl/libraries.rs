@@ -18,8 +18,9 @@ pub(crate) fn ask_for_an_id() {
     }
 }
 
+/// What the child says that finds its libraries in a folder.
 fn answer(libraries: &Path) -> String {
-    Rank::start(&mut command(libraries, "ask for an id")).says("answer")
+    Rank::start(command("ask for an id").env("LD_LIBRARY_PATH", libraries)).says("answer")
 }
 
 #[test]
@@ -48,5 +49,6 @@ fn a_library_that_is_something_else_is_refused_with_what_it_lacks() {
 
 #[test]
 fn with_the_library_there_is_an_id() {
-    assert_eq!(answer(fakes::folder()), "an id");
+    let mut child = command("ask for an id");
+    assert_eq!(Rank::start(child.envs(tessera_test_gpu::environment(1))).says("answer"), "an id");
 }

@@ -3,12 +3,11 @@
 use std::{
     env,
     io::{BufRead, BufReader, Lines},
-    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
-use crate::{child, fakes};
+use crate::child;
 
 /// Longer than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -38,19 +37,20 @@ impl Group {
 
     /// Starts one rank; the one without an id makes one.
     pub(crate) fn rank(&self, rank: usize, id: &str) -> Rank {
-        let mut command = command(fakes::folder(), self.work);
+        let mut command = command(self.work);
+        command.envs(tessera_test_gpu::environment(self.size));
         command.envs(self.settings.iter().copied()).env(child::ID, id).env(child::RANK, rank.to_string());
         command.env(child::SIZE, self.size.to_string()).env(child::DEADLINE, self.deadline.as_millis().to_string());
         Rank::start(&mut command)
     }
 }
 
-/// This executable as a child that does `work`, with the libraries of a folder.
-pub(crate) fn command(libraries: &Path, work: &str) -> Command {
+/// This executable as a child that does `work`.
+pub(crate) fn command(work: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "child::as_a_child", "--nocapture"]).env(child::WORK, work);
     // As on a device, what is enqueued runs while the host goes on.
-    command.env("LD_LIBRARY_PATH", libraries).env("FAKE_CUDA_ASYNC", "1").stdout(Stdio::piped());
+    command.env("FAKE_CUDA_ASYNC", "1").stdout(Stdio::piped());
     command
 }
 
@@ -69,9 +69,14 @@ impl Rank {
 
     /// What the rank says next under this title. A child that never says it ends by its own watchdog.
     pub(crate) fn says(&mut self, title: &str) -> String {
-        let start = format!("{title}: ");
-        let said = self.lines.by_ref().map(Result::unwrap).find_map(|line| line.strip_prefix(&start).map(str::to_owned));
-        said.unwrap_or_else(|| panic!("the rank ended without `{title}`"))
+        self.next_line_of(&[title])[title.len() + 2..].to_owned()
+    }
+
+    /// What the rank says next under one of the titles, with its title.
+    pub(crate) fn next_line_of(&mut self, titles: &[&str]) -> String {
+        let wanted = |line: &String| titles.iter().any(|title| line.starts_with(&format!("{title}: ")));
+        let said = self.lines.by_ref().map(Result::unwrap).find(wanted);
+        said.unwrap_or_else(|| panic!("the rank ended without one of {titles:?}"))
     }
 
     pub(crate) fn kill(&mut self) {

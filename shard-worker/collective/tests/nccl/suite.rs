@@ -1,10 +1,16 @@
 //! What ranks on GPUs must do when all goes well, checked by each rank on its own.
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags_enum, CUstreamCaptureMode};
+use cudarc::driver::{
+    CudaGraph,
+    sys::{CUgraphInstantiate_flags_enum, CUstreamCaptureMode},
+};
 use tessera_collective::Collective;
 use tessera_types::{DeviceDtype, DeviceSlice, Rank};
 
-use crate::{gpu::Gpu, ranks::Group};
+use crate::{
+    gpu::{Buffer, Gpu},
+    ranks::Group,
+};
 
 const DTYPES: [DeviceDtype; 2] = [DeviceDtype::F32, DeviceDtype::Bf16];
 
@@ -87,6 +93,13 @@ fn what_is_enqueued_runs_in_order(gpu: &Gpu, collective: &mut dyn Collective) {
     assert_eq!(gpu.read_numbers(&buffer), sums(size, 3, times));
 }
 
+pub(crate) fn captured_sum(gpu: &Gpu, collective: &mut dyn Collective, buffer: &Buffer) -> CudaGraph {
+    gpu.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    collective.all_reduce_device(buffer.slice).unwrap();
+    let flags = CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    gpu.stream.end_capture(flags).unwrap().unwrap()
+}
+
 /// The first all-reduce connects the ranks; the captured one then is the step's.
 pub(crate) fn captured_sums_run_again(gpu: &Gpu, collective: &mut dyn Collective) {
     let (rank, size) = own(collective);
@@ -95,10 +108,7 @@ pub(crate) fn captured_sums_run_again(gpu: &Gpu, collective: &mut dyn Collective
     gpu.watch(collective).unwrap();
 
     let buffer = gpu.numbers(&values(rank, 99), DeviceDtype::F32);
-    gpu.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
-    collective.all_reduce_device(buffer.slice).unwrap();
-    let flags = CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = gpu.stream.end_capture(flags).unwrap().unwrap();
+    let graph = captured_sum(gpu, collective, &buffer);
     gpu.stream.synchronize().unwrap();
     assert_eq!(gpu.read_numbers(&buffer), values(rank, 99), "capturing runs nothing");
     for _ in 0..3 {

@@ -24,13 +24,18 @@ class OnDevice {
     void* before_ = nullptr;
 };
 
-/// A collective on its way. One that is captured may run many times, so it does not count as outstanding.
+/// A collective on its way: outstanding until it has run, or captured until its graphs are gone.
 struct Enqueued {
     Collective collective;
-    bool is_counted;
+    bool is_captured;
 
+    Enqueued(const Collective& collective, bool is_captured) : collective(collective), is_captured(is_captured) {
+        if (is_captured) collective.communicator->count_captured();
+        else collective.communicator->count_enqueued();
+    }
     ~Enqueued() {
-        if (is_counted) collective.communicator->count_done();
+        if (is_captured) collective.communicator->count_released();
+        else collective.communicator->count_done();
     }
 };
 
@@ -40,9 +45,7 @@ void drop(void* enqueued) { delete static_cast<Enqueued*>(enqueued); }
 ncclResult_t enqueue(const Collective& collective, const char* name, void* stream) {
     Communicator& communicator = *collective.communicator;
     OnDevice guard(communicator.context);
-    bool is_counted = !fakeCapturing(stream);
-    if (is_counted) communicator.count_enqueued();
-    if (fakeEnqueue(stream, name, run, drop, new Enqueued{collective, is_counted}, 1))
+    if (fakeEnqueue(stream, name, run, drop, new Enqueued(collective, fakeCapturing(stream)), 1))
         return failed(ncclUnhandledCudaError, "the stream takes no work");
     return communicator.connect();
 }

@@ -49,6 +49,7 @@ API ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     auto communicator = handles<Communicator>().find(comm);
     if (!communicator) return unknown();
     flush(*communicator);
+    communicator->wait_for_graphs();
     communicator->leave();
     handles<Communicator>().take(comm);
     return ncclSuccess;
@@ -57,7 +58,9 @@ API ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 API ncclResult_t ncclCommAbort(ncclComm_t comm) {
     auto communicator = handles<Communicator>().take(comm);
     if (!communicator) return unknown();
-    communicator->abort();
+    communicator->stop();
+    communicator->wait_for_graphs();
+    communicator->leave();
     return ncclSuccess;
 }
 
@@ -65,7 +68,8 @@ API ncclResult_t ncclCommAbort(ncclComm_t comm) {
 API ncclResult_t ncclCommRevoke(ncclComm_t comm, int) {
     auto communicator = handles<Communicator>().find(comm);
     if (!communicator) return unknown();
-    communicator->abort();
+    communicator->stop();
+    communicator->leave();
     return ncclSuccess;
 }
 

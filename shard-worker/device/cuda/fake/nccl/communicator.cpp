@@ -102,10 +102,13 @@ ncclResult_t Communicator::settle() {
     return state();
 }
 
-void Communicator::abort() {
+void Communicator::stop() {
     aborted_ = true;
     for (unsigned turn = 0; running_; turn++) pause(turn);
-    leave();
+}
+
+void Communicator::wait_for_graphs() {
+    for (unsigned turn = 0; captured_; turn++) pause(turn);
 }
 
 void Communicator::leave() {

@@ -40,7 +40,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
     /// Waits on behalf of one that blocks.
     ncclResult_t settle();
     /// Ends what runs; nothing that was enqueued does anything any more.
-    void abort();
+    void stop();
+    /// Waits until no graph has operations of this communicator, as NCCL does before it frees one, aborted or not.
+    void wait_for_graphs();
     /// The others see that it is gone.
     void leave();
 
@@ -48,6 +50,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
     void operate(const std::function<void()>& body);
     void count_enqueued() { outstanding_++; }
     void count_done() { outstanding_--; }
+    void count_captured() { captured_++; }
+    void count_released() { captured_--; }
     bool is_idle() const { return outstanding_ == 0; }
     bool is_aborted() const { return aborted_; }
 
@@ -67,7 +71,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
     std::shared_ptr<Board> board_;
     std::atomic<ncclResult_t> state_{ncclInProgress};
     std::atomic<bool> aborted_{false}, connected_{false};
-    std::atomic<int> running_{0}, outstanding_{0};
+    std::atomic<int> running_{0}, outstanding_{0}, captured_{0};
     std::chrono::steady_clock::time_point connected_at_{};
     std::mutex one_operation_;
     uint64_t step_ = 0;

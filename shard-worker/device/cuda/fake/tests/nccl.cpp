@@ -143,6 +143,30 @@ void replays(Rank& r) {
     THAT(r.download<float>(x, 1)[0] == want);
 }
 
+/// Aborting ends what runs at once, and returns when the last graph with an operation is gone.
+void aborts_with_a_graph(Rank& r) {
+    CUdeviceptr x = r.upload(std::vector<float>{1});
+    CUgraph graph;
+    CUgraphExec executable;
+    OK(cuStreamBeginCapture_v2(r.s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    OK(r.all_reduce(x, 1));
+    OK(cuStreamEndCapture(r.s, &graph));
+    OK(cuGraphInstantiateWithFlags(&executable, graph, 0));
+    OK(cuGraphDestroy(graph));
+    if (!r.rank) OK(cuGraphLaunch(executable, r.s));
+    std::atomic<bool> aborted = false;
+    std::thread aborting([&] {
+        ncclCommAbort(r.comm);
+        aborted = true;
+    });
+    bool ended = r.ends_within(1);
+    usleep(50000);
+    bool waited = !aborted;
+    OK(cuGraphExecDestroy(executable));
+    aborting.join();
+    THAT(ended && waited);
+}
+
 /// The last rank is killed; the others are told, their streams never end, and abort frees them.
 void loses_a_peer(Rank& r) {
     if (r.rank == r.ranks - 1) raise(SIGKILL);
@@ -210,6 +234,7 @@ const std::map<std::string, void (*)(Rank&)> ROLES{
     {"bf16_sums", bf16_sums},
     {"broadcasts_and_gathers", broadcasts_and_gathers},
     {"replays", replays},
+    {"aborts_with_a_graph", aborts_with_a_graph},
     {"finalizes", finalizes},
     {"destroys", destroys},
     {"loses_a_peer", loses_a_peer},
@@ -281,6 +306,7 @@ void between_processes() {
         unsetenv("FAKE_NCCL_HANG");
         THAT(good);
     });
+    fact("abort waits until no graph has an operation of the communicator", [] { THAT(in_processes("aborts_with_a_graph", 2)); });
     fact("ranks that make different calls are told", [] { THAT(in_processes("makes_another_call", 2)); });
     fact("finalize waits for what was enqueued", [] { THAT(in_processes("finalizes", 2)); });
     fact("destroy waits for what was enqueued", [] { THAT(in_processes("destroys", 3)); });
