@@ -12,6 +12,7 @@
 #include "logprobs.cuh"
 #include "pieces.cuh"
 #include "gemm.cuh"
+#include "gemm_e4m3.cuh"
 #include "gemm_small.cuh"
 #include "gemm_tile.cuh"
 #include "attention.cuh"

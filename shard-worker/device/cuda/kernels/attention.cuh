@@ -2,8 +2,8 @@
 //
 // A row's keys are taken in splits of 128, from position 0. In a split, score = q k^T by mma over the head's numbers in
 // order; weight = 2^((score - largest) scale log2 e), 0 for a key that the row does not see; the weighted values are
-// summed by mma over the keys in order from 0, weights rounded to bf16; the weights themselves are summed by columns as
-// `Weights` says. The splits are merged in order of position as `Merged` says. attend_split has a split computed by 4
+// summed by mma over the keys in order from 0, weights rounded to bf16; the weights themselves are summed as add_quarter
+// and add_lanes say. The splits are merged in order of position by merge_factors and merge. attend_split has a split computed by 4
 // warps, a quarter of the keys each and then a quarter of the head's columns each, and attend_combine merges;
 // attend_chunk has all of it done by one warp. The bits are the same.
 // After: FlashAttention-2 (arXiv:2307.08691), Flash-Decoding (Dao and others, 2023); paged keys as in vLLM.

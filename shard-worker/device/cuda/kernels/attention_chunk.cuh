@@ -10,8 +10,8 @@
 //   block   128
 //   shared  640 HD bytes, dynamic (attend_image_shared)
 // Both:
-//   limit   shared memory: each warp reads a split's keys and values for its 16 queries, 128 HD bytes a query for 512 HD
-//           of its flops, so 420 TFLOP/s on an H100 (mma.sync alone: 620); with the exponentials some 300 to be had
+//   limit   shared memory: each warp reads the keys and values for its 16 queries, a byte for 16 flops, which with the
+//           copies comes to 420 TFLOP/s on an H100 (mma.sync alone: 620); beside the exponentials some 300 can be had
 //
 // A warp has 16 queries and goes through the splits alone; the block only shares the copies: the values of a split come
 // while its scores are computed and weighed, the next split's keys while its values are summed.

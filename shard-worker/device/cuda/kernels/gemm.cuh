@@ -5,7 +5,8 @@
 // and depends on no other row. The segments are then added in order, from 0, and rounded once. gemm_small gives each
 // segment to a warp and gemm_tile runs through them one after another: the bits are the same.
 //
-// k is a multiple of 8; what is missing to a multiple of 64 counts as zeros. x and w begin at multiples of 16 bytes.
+// k is a multiple of 8, and of 16 where weights are e4m3; what is missing to a multiple of 64 counts as zeros. x and w begin
+// at multiples of 16 bytes.
 
 constexpr int GEMM_THREADS = 256;
 constexpr int GEMM_WARPS = GEMM_THREADS / WARP_LANES;
@@ -13,10 +14,21 @@ constexpr int GEMM_SEGMENTS = 8;
 /// Segments begin at multiples of this many numbers of k.
 constexpr int GEMM_CHUNK = 64;
 
-/// What is multiplied: x[m, k] and w[n, k].
+/// What is multiplied: x[m, k] and w[n, k], of bf16 or of e4m3 with a scale for each row of w.
+template <class W>
 struct Product {
-    const bf16 *x, *w;
+    const bf16* x;
+    const W* w;
+    const float* scales;
     int m, n, k;
+
+    /// A feature's number in out, from its sum.
+    __device__ __forceinline__ float finish(float sum, int feature) const {
+        if constexpr (sizeof(W) == 1)
+            return __fmul_rn(sum, scales[feature]);
+        else
+            return sum;
+    }
 };
 
 /// Where a segment begins, in chunks of 64; segment 8 is where k ends. A segment may be empty.

@@ -1,9 +1,11 @@
-// gemm_small_{w,f}: out[m, n] = x[m, k] w[n, k]^T for m <= 64, with the order of sums of gemm.cuh.
+// gemm_small_{w,f} and gemm_small8_{w,f}: out[m, n] = x[m, k] w[n, k]^T for m <= 64, with the order of sums of gemm.cuh;
+// gemm_small8 has weights of e4m3.
 //
-//   grid    any number of blocks; best min(ceil(n / F), SMs), F = 16 features for m <= 8, 32 for m <= 16, else 64
+//   grid    any number of blocks; best min(ceil(n / F), SMs), F = 16 features for m <= 8 (32 of e4m3), 32 for m <= 16, else 64
 //   block   256
 //   shared  98304 bytes, dynamic (GEMM_SMALL_SHARED)
-//   limit   memory: every weight is read once, 2 n k bytes at 3.35 TB/s on an H100 (2.8 to 3.0 to be had)
+//   limit   memory: every weight is read once, 2 n k bytes (gemm_small8: n k) at 3.35 TB/s on an H100, of which some 3.0 can be
+//           had; for gemm_small8 from m = 32 on, and gemm_small at 64, also L2, which gives each block its activations
 //
 // A warp owns a segment of k, so a block's 8 warps stream 8 places of the same features. Each warp copies its weights to a
 // ring of its own in shared memory, where 8 rows' pieces of 16 bytes lie side by side as ldmatrix reads them: no barrier
@@ -39,37 +41,42 @@ __device__ __forceinline__ void copy_async_16_once(void* shared, const void* glo
 #endif
 }
 
-/// The weights of a warp in the order it uses them: groups of F features, k, 16 features of the group.
-template <int F, int ENTRY_K>
+/// The weights of a warp in the order it uses them: groups of F features, k, an entry's share of the group.
+template <class W, int F, int ENTRY_K>
 struct WeightStream {
-    /// Pieces of 16 bytes of 16 features by ENTRY_K numbers: [ENTRY_K / 8][16 features].
-    static constexpr int ENTRY_PIECES = 16 * ENTRY_K / PIECE;
+    /// An entry: 16 features by ENTRY_K numbers of bf16, twice as many features of e4m3; in 16-byte pieces, for each 16
+    /// features [numbers][features].
+    static constexpr int TILES = 2 / int(sizeof(W)), FEATURES = 16 * TILES, STEPS = ENTRY_K / MMA_K;
+    static constexpr int NUMBERS = 16 / int(sizeof(W)), PIECES = ENTRY_K / NUMBERS, ENTRY_PIECES = FEATURES * PIECES;
     static constexpr int ENTRIES = RING_BYTES / (GEMM_WARPS * ENTRY_PIECES * 16);
+    /// A copy by all lanes takes this many pieces of each of this many features.
+    static constexpr int COPY_PIECES = PIECES < 4 ? PIECES : 4, COPY_FEATURES = WARP_LANES / COPY_PIECES;
 
-    const Product& of;
+    const Product<W>& of;
     uint4* ring;
     u64 policy;
     int begin, end, groups;
-    int group, at, part, slot;
+    int group, at, share, slot;
 
-    __device__ WeightStream(const Product& of, uint4* shared, int begin, int end)
+    __device__ WeightStream(const Product<W>& of, uint4* shared, int begin, int end)
         : of(of), ring(shared + warp_id() * ENTRIES * ENTRY_PIECES), policy(evict_first()), begin(begin), end(end),
-          groups(begin < end ? ceil_div(of.n, F) : 0), group(int(blockIdx.x)), at(begin), part(0), slot(0) {}
+          groups(begin < end ? ceil_div(of.n, F) : 0), group(int(blockIdx.x)), at(begin), share(0), slot(0) {}
 
-    /// Begins the copy of the next entry, if there is one: a lane has features lane % 8 and 8 more, and every 4th piece.
+    /// Begins the copy of the next entry, if there is one.
     __device__ __forceinline__ void copy_next() {
         if (group < groups) {
-            int feature = group * F + part * 16 + lane_id() % 8, number = at + lane_id() / 8 * PIECE;
-            const bf16* from = of.w + size_t(feature) * of.k + number;
-            uint4* to = ring + slot * ENTRY_PIECES + lane_id() / 8 * 16 + lane_id() % 8;
+            const int lane_feature = lane_id() % COPY_FEATURES, lane_piece = lane_id() / COPY_FEATURES;
+            const int feature = group * F + share * FEATURES + lane_feature, number = at + lane_piece * NUMBERS;
+            const W* from = of.w + size_t(feature) * of.k + number;
+            uint4* to = ring + slot * ENTRY_PIECES + lane_piece * 16 + lane_feature;
 #pragma unroll
-            for (int eight = 0; eight < 16; eight += 8)
+            for (int more = 0; more < FEATURES; more += COPY_FEATURES)
 #pragma unroll
-                for (int k = 0; k < ENTRY_K; k += 4 * PIECE) {
-                    bool there = feature + eight < of.n && number + k < of.k;
-                    copy_async_16_once(to + k / PIECE * 16 + eight, from + size_t(eight) * of.k + k, there ? 16 : 0, policy);
+                for (int piece = 0; piece < PIECES; piece += COPY_PIECES) {
+                    const bool there = feature + more < of.n && number + piece * NUMBERS < of.k;
+                    copy_async_16_once(to + (more / 16 * PIECES + piece) * 16 + more % 16, from + size_t(more) * of.k + piece * NUMBERS, there ? 16 : 0, policy);
                 }
-            if (++part == F / 16) part = 0, at += ENTRY_K;
+            if (++share == F / FEATURES) share = 0, at += ENTRY_K;
             if (at >= end) at = begin, group += int(gridDim.x);
         }
         copy_async_commit();
@@ -77,15 +84,27 @@ struct WeightStream {
     }
 
     /// Waits for the oldest entry, begins the copy of one more and gives the oldest as A operands.
-    __device__ __forceinline__ void take(u32 (&w)[ENTRY_K / MMA_K][4]) {
+    __device__ __forceinline__ void take(u32 (&w)[TILES][STEPS][4]) {
         copy_async_wait<ENTRIES - 2>();
         // The lanes' pieces are there for all, and all have read what lay in `slot`, which was the oldest last time.
         __syncwarp();
-        int oldest = slot + 1 == ENTRIES ? 0 : slot + 1;
-        const uint4* pieces = ring + oldest * ENTRY_PIECES + lane_id();
+        const uint4* oldest = ring + (slot + 1 == ENTRIES ? 0 : slot + 1) * ENTRY_PIECES;
 #pragma unroll
-        for (int i = 0; i < ENTRY_K / MMA_K; i++) ldmatrix_x4(w[i], pieces + i * WARP_LANES);
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int step = 0; step < STEPS; step++) load_operand(oldest + (tile * PIECES + step * (MMA_K / NUMBERS)) * 16, w[tile][step]);
         copy_next();
+    }
+
+    /// The A operand of an mma from its numbers' pieces.
+    static __device__ __forceinline__ void load_operand(const uint4* pieces, u32 (&w)[4]) {
+        if constexpr (sizeof(W) == 2) {
+            ldmatrix_x4(w, pieces + lane_id());
+        } else {
+            const u16* pairs = reinterpret_cast<const u16*>(pieces + lane_id() / 4) + lane_id() % 4;
+#pragma unroll
+            for (int i = 0; i < 4; i++) w[i] = widen_pair(pairs[i % 2 * 8 * PIECE + i / 2 * 4]);
+        }
     }
 };
 
@@ -100,7 +119,8 @@ __device__ __forceinline__ void transpose_in_fours(const uint4& word, u32 (&out)
 }
 
 /// 8 rows from `row` by 32 numbers of k from `number` as two B operands, from a 16-byte load of each lane.
-__device__ __forceinline__ void load_activations(const Product& of, int row, int number, u32 (&x)[4]) {
+template <class W>
+__device__ __forceinline__ void load_activations(const Product<W>& of, int row, int number, u32 (&x)[4]) {
     row += lane_id() / 4, number += lane_id() % 4 * PIECE;
     uint4 piece = make_uint4(0, 0, 0, 0);
     if (row < of.m && number < of.k) piece = *reinterpret_cast<const uint4*>(of.x + size_t(row) * of.k + number);
@@ -108,8 +128,8 @@ __device__ __forceinline__ void load_activations(const Product& of, int row, int
 }
 
 /// Adds the warps' sums in the order of their segments, some sums at a time, and writes them.
-template <int FEATURE_TILES, int ROW_TILES, class Out>
-__device__ __forceinline__ void join_segments(const Product& of, Out* out, float* join, int& turn, int first,
+template <int FEATURE_TILES, int ROW_TILES, class W, class Out>
+__device__ __forceinline__ void join_segments(const Product<W>& of, Out* out, float* join, int& turn, int first,
                                               const float (&sums)[FEATURE_TILES * ROW_TILES][4]) {
     constexpr int SUMS = FEATURE_TILES * ROW_TILES;
 #pragma unroll
@@ -130,15 +150,15 @@ __device__ __forceinline__ void join_segments(const Product& of, Out* out, float
             float total = 0;
 #pragma unroll
             for (int segment = 0; segment < GEMM_SEGMENTS; segment++) total = __fadd_rn(total, half[segment * GEMM_THREADS + int(threadIdx.x)]);
-            out[size_t(row) * of.n + feature] = from_float<Out>(total);
+            out[size_t(row) * of.n + feature] = from_float<Out>(of.finish(total, feature));
         }
     }
 }
 
-template <int FEATURE_TILES, int ROW_TILES, int ENTRY_K, class Out>
-__device__ __forceinline__ void multiply_small(const Product& of, Out* out, uint4* shared) {
+template <int FEATURE_TILES, int ROW_TILES, int ENTRY_K, class W, class Out>
+__device__ __forceinline__ void multiply_small(const Product<W>& of, Out* out, uint4* shared) {
     constexpr int F = FEATURE_TILES * 16;
-    using Stream = WeightStream<F, ENTRY_K>;
+    using Stream = WeightStream<W, F, ENTRY_K>;
     float* join = reinterpret_cast<float*>(shared + RING_BYTES / 16);
     int begin = segment_begin(warp_id(), of.k) * GEMM_CHUNK, end = segment_begin(warp_id() + 1, of.k) * GEMM_CHUNK;
     Stream weights(of, shared, begin, end);
@@ -153,16 +173,18 @@ __device__ __forceinline__ void multiply_small(const Product& of, Out* out, uint
 #pragma unroll
                 for (int k = 0; k < ENTRY_K / 32; k++) load_activations(of, r * 8, at + k * 32, x[r][k]);
 #pragma unroll
-            for (int f = 0; f < FEATURE_TILES; f++) {
-                u32 w[ENTRY_K / MMA_K][4];
+            for (int f = 0; f < FEATURE_TILES; f += Stream::TILES) {
+                u32 w[Stream::TILES][Stream::STEPS][4];
                 weights.take(w);
 #pragma unroll
-                for (int i = 0; i < ENTRY_K / MMA_K; i++)
+                for (int step = 0; step < Stream::STEPS; step++)
 #pragma unroll
-                    for (int r = 0; r < ROW_TILES; r++) {
-                        const u32 pair[2] = {x[r][i / 2][i % 2 * 2], x[r][i / 2][i % 2 * 2 + 1]};
-                        mma_m16n8k16(sums[f * ROW_TILES + r], w[i], pair);
-                    }
+                    for (int tile = 0; tile < Stream::TILES; tile++)
+#pragma unroll
+                        for (int r = 0; r < ROW_TILES; r++) {
+                            const u32 pair[2] = {x[r][step / 2][step % 2 * 2], x[r][step / 2][step % 2 * 2 + 1]};
+                            mma_m16n8k16(sums[(f + tile) * ROW_TILES + r], w[tile][step], pair);
+                        }
             }
         }
         join_segments<FEATURE_TILES, ROW_TILES>(of, out, join, turn, first, sums);
@@ -170,11 +192,11 @@ __device__ __forceinline__ void multiply_small(const Product& of, Out* out, uint
     copy_async_wait<0>();
 }
 
-template <class Out>
-__device__ __forceinline__ void gemm_small(const Product& of, Out* out) {
+template <class W, class Out>
+__device__ __forceinline__ void gemm_small(const Product<W>& of, Out* out) {
     DYNAMIC_SHARED(uint4, shared);
     if (of.m <= 8)
-        multiply_small<1, 1, 64>(of, out, shared);
+        multiply_small<2 / int(sizeof(W)), 1, 64>(of, out, shared);
     else if (of.m <= 16)
         multiply_small<2, 2, 64>(of, out, shared);
     else if (of.m <= 32)
@@ -183,12 +205,16 @@ __device__ __forceinline__ void gemm_small(const Product& of, Out* out) {
         multiply_small<4, 8, 32>(of, out, shared);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-    gemm_small_w(const bf16* __restrict__ x, const bf16* __restrict__ w, bf16* __restrict__ out, int m, int n, int k) {
-    gemm_small(Product{x, w, m, n, k}, out);
-}
-
-extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-    gemm_small_f(const bf16* __restrict__ x, const bf16* __restrict__ w, float* __restrict__ out, int m, int n, int k) {
-    gemm_small(Product{x, w, m, n, k}, out);
-}
+#define GEMM_SMALL(suffix, Out)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                                     \
+        gemm_small_##suffix(const bf16* __restrict__ x, const bf16* __restrict__ w, Out* __restrict__ out, int m, int n, int k) {     \
+        gemm_small(Product<bf16>{x, w, nullptr, m, n, k}, out);                                                                       \
+    }                                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                                     \
+        gemm_small8_##suffix(const bf16* __restrict__ x, const e4m3* __restrict__ w, const float* __restrict__ scales, Out* __restrict__ out, int m, \
+                             int n, int k) {                                                                                          \
+        gemm_small(Product<e4m3>{x, w, scales, m, n, k}, out);                                                                        \
+    }
+GEMM_SMALL(w, bf16)
+GEMM_SMALL(f, float)
+#undef GEMM_SMALL

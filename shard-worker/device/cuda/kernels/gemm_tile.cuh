@@ -1,7 +1,9 @@
-// gemm_tile_{w,f} and gemm_wide_{w,f}: out[m, n] = x[m, k] w[n, k]^T for any m, with the order of sums of gemm.cuh.
+// gemm_tile_{w,f}, gemm_tile8_{w,f} and gemm_wide_{w,f}: out[m, n] = x[m, k] w[n, k]^T for any m, with the order of sums of
+// gemm.cuh; gemm_tile8 has weights of e4m3.
 //
 //                 features   rows of a tile   shared, dynamic                    for
 //   gemm_tile     128        128              98304 bytes (GEMM_TILE_SHARED)     every device
+//   gemm_tile8    128        128              90112 bytes (GEMM_TILE8_SHARED)    every device
 //   gemm_wide     128        256              229376 bytes (GEMM_WIDE_SHARED)    sm_90, m from about 512 on
 //
 //   grid    ceil(n / 128) * ceil(m / rows of a tile), in x; blocks that run together share weights and rows in L2
@@ -13,6 +15,7 @@
 //
 // Stages of k come through cp.async into a ring in shared memory, one barrier a stage. At the end of a segment of k its
 // sum is added to the total: in registers, or for gemm_wide, whose sums take half of the register file, in shared memory.
+// Weights of e4m3 are widened to bf16, once a block, a stage before they are multiplied.
 // After: CUTLASS's multistage mainloop; tiles by groups of rows as in Triton's tutorial on matrix products.
 
 constexpr int TILE_FEATURES = 128;
@@ -23,16 +26,15 @@ template <int ROWS_, int STAGE_K_, int STAGES_, bool TOTALS_IN_SHARED_>
 struct TileShape {
     static constexpr int ROWS = ROWS_, STAGE_K = STAGE_K_, STAGES = STAGES_;
     static constexpr bool TOTALS_IN_SHARED = TOTALS_IN_SHARED_;
-    static constexpr int PIECES = STAGE_K / PIECE;
-    static constexpr int STAGE_PIECES = (TILE_FEATURES + ROWS) * PIECES;
+    /// Pieces of a row of a stage, of a stage's rows, and of its features.
+    static constexpr int PIECES = STAGE_K / PIECE, ROW_PIECES = ROWS * PIECES, FEATURE_PIECES = TILE_FEATURES * PIECES;
     /// Sums of a warp, in tiles of 16 features and 8 rows.
     static constexpr int FEATURE_TILES = TILE_FEATURES / 2 / 16, ROW_TILES = ROWS / 4 / 8;
-    static constexpr int SHARED = STAGES * STAGE_PIECES * 16 + (TOTALS_IN_SHARED ? TILE_FEATURES * ROWS * int(sizeof(float)) : 0);
+    static constexpr int TOTAL_BYTES = TOTALS_IN_SHARED ? TILE_FEATURES * ROWS * int(sizeof(float)) : 0;
 };
 using Tile = TileShape<128, 64, 3, false>;
+using Tile8 = TileShape<128, 32, 6, false>;
 using WideTile = TileShape<256, 32, 4, true>;
-constexpr int GEMM_TILE_SHARED = Tile::SHARED, GEMM_WIDE_SHARED = WideTile::SHARED;
-static_assert(GEMM_TILE_SHARED == 98304 && GEMM_WIDE_SHARED == 229376, "the comment above");
 
 /// First feature and first row of a block's tile.
 struct TilePlace {
@@ -47,60 +49,108 @@ __device__ __forceinline__ TilePlace tile_place(int m, int n) {
     return {within / rows * TILE_FEATURES, (group * TILE_GROUP + within % rows) * Shape::ROWS};
 }
 
-/// Copies the stages of a tile: its features, then its rows, a 16-byte piece of every PASS-th of them to a thread.
-template <class Shape>
-struct StageCopy {
-    static constexpr int PASS = GEMM_THREADS / Shape::PIECES;
-    static constexpr int WEIGHT_PASSES = TILE_FEATURES / PASS, PASSES = (TILE_FEATURES + Shape::ROWS) / PASS;
+/// Copies stages of ROWS rows of bf16, a 16-byte piece of every PASS-th of them to a thread.
+template <int ROWS, int PIECES>
+struct RowCopy {
+    static constexpr int PASS = GEMM_THREADS / PIECES, PASSES = ROWS / PASS;
 
-    const bf16 *w, *x;
+    const bf16* from;
     size_t step;
     int left;
     u32 there;
     uint4* to;
 
-    __device__ StageCopy(const Product& of, const TilePlace& place, uint4* stages) : step(size_t(PASS) * of.k), there(0) {
-        int row = int(threadIdx.x) / Shape::PIECES, piece = int(threadIdx.x) % Shape::PIECES;
-        w = of.w + size_t(place.feature + row) * of.k + piece * PIECE;
-        x = of.x + size_t(place.row + row) * of.k + piece * PIECE;
-        left = of.k - piece * PIECE;
-        for (int pass = 0; pass < PASSES; pass++) {
-            bool weights = pass < WEIGHT_PASSES;
-            int at = row + (weights ? place.feature + pass * PASS : place.row + (pass - WEIGHT_PASSES) * PASS);
-            there |= u32(at < (weights ? of.n : of.m)) << pass;
-        }
-        to = stages + piece_at<Shape::PIECES>(row, piece);
+    __device__ RowCopy(const bf16* rows, int first, int end, int k, uint4* to) : step(size_t(PASS) * k), there(0) {
+        const int row = int(threadIdx.x) / PIECES, piece = int(threadIdx.x) % PIECES;
+        from = rows + size_t(first + row) * k + piece * PIECE;
+        left = k - piece * PIECE;
+        for (int pass = 0; pass < PASSES; pass++) there |= u32(first + row + pass * PASS < end) << pass;
+        this->to = to + piece_at<PIECES>(row, piece);
     }
 
-    /// Begins the copy of the next STAGE_K numbers of k; beyond the end of k and of the rows come zeros.
+    /// Begins the copy of the next numbers of k; beyond the end of k and of the rows come zeros.
     __device__ __forceinline__ void next(int slot) {
-        u32 now = left > 0 ? there : 0;
-        const bf16 *from_w = w, *from_x = x;
+        const u32 now = left > 0 ? there : 0;
+        const bf16* row = from;
 #pragma unroll
         for (int pass = 0; pass < PASSES; pass++) {
-            const bf16*& from = pass < WEIGHT_PASSES ? from_w : from_x;
-            copy_async_16(to + slot * Shape::STAGE_PIECES + pass * PASS * Shape::PIECES, from, now >> pass & 1 ? 16 : 0);
-            from += step;
+            copy_async_16(to + slot * ROWS * PIECES + pass * PASS * PIECES, row, now >> pass & 1 ? 16 : 0);
+            row += step;
         }
-        w += Shape::STAGE_K, x += Shape::STAGE_K, left -= Shape::STAGE_K;
+        from += PIECES * PIECE, left -= PIECES * PIECE;
     }
 };
 
+/// Where a tile's weights come from: bf16 as they lie.
+template <class Shape, class W>
+struct TileWeights {
+    static constexpr int SHARED = Shape::STAGES * Shape::FEATURE_PIECES * 16;
+    /// Stages that `prepare` is ahead of the products.
+    static constexpr int AHEAD = 0;
+
+    RowCopy<TILE_FEATURES, Shape::PIECES> copy;
+    const uint4* stages;
+
+    __device__ TileWeights(const Product<W>& of, int feature, uint4* shared) : copy(of.w, feature, of.n, of.k, shared), stages(shared) {}
+
+    __device__ __forceinline__ void next(int slot) { copy.next(slot); }
+    /// Makes a stage, whose copies by this thread are there, ready for all once they have met.
+    __device__ __forceinline__ void prepare(int, int) {}
+    /// A stage as [features][PIECES], where `prepare` was called for it.
+    __device__ __forceinline__ const uint4* at(int, int slot) const { return stages + slot * Shape::FEATURE_PIECES; }
+};
+
+/// e4m3: a thread copies 16 numbers of a stage to a place of its own and widens them into one of two stages of bf16.
+template <class Shape>
+struct TileWeights<Shape, e4m3> {
+    static constexpr int SHARED = Shape::STAGES * GEMM_THREADS * 16 + 2 * Shape::FEATURE_PIECES * 16;
+    static constexpr int AHEAD = 1;
+    static_assert(TILE_FEATURES * Shape::STAGE_K == GEMM_THREADS * 16, "16 numbers a thread");
+
+    const e4m3* from;
+    int left;
+    uint4 *own, *wide;
+
+    __device__ TileWeights(const Product<e4m3>& of, int feature, uint4* shared) : own(shared + threadIdx.x), wide(shared + Shape::STAGES * GEMM_THREADS) {
+        const int row = feature + int(threadIdx.x) / 2, number = int(threadIdx.x) % 2 * 16;
+        from = of.w + size_t(row) * of.k + number;
+        left = row < of.n ? of.k - number : 0;
+    }
+
+    __device__ __forceinline__ void next(int slot) {
+        copy_async_16(own + slot * GEMM_THREADS, from, left > 0 ? 16 : 0);
+        from += Shape::STAGE_K, left -= Shape::STAGE_K;
+    }
+    __device__ __forceinline__ void prepare(int stage, int slot) {
+        const uint4 numbers = own[slot * GEMM_THREADS];
+        uint4* to = wide + stage % 2 * Shape::FEATURE_PIECES;
+        const int row = int(threadIdx.x) / 2, piece = int(threadIdx.x) % 2 * 2;
+        to[piece_at<Shape::PIECES>(row, piece)] = make_uint4(widen_pair(numbers.x), widen_pair(numbers.x >> 16), widen_pair(numbers.y), widen_pair(numbers.y >> 16));
+        to[piece_at<Shape::PIECES>(row, piece + 1)] = make_uint4(widen_pair(numbers.z), widen_pair(numbers.z >> 16), widen_pair(numbers.w), widen_pair(numbers.w >> 16));
+    }
+    __device__ __forceinline__ const uint4* at(int stage, int) const { return wide + stage % 2 * Shape::FEATURE_PIECES; }
+};
+
+template <class Shape, class W>
+constexpr int TILE_SHARED = Shape::STAGES * Shape::ROW_PIECES * 16 + TileWeights<Shape, W>::SHARED + Shape::TOTAL_BYTES;
+constexpr int GEMM_TILE_SHARED = TILE_SHARED<Tile, bf16>, GEMM_TILE8_SHARED = TILE_SHARED<Tile8, e4m3>, GEMM_WIDE_SHARED = TILE_SHARED<WideTile, bf16>;
+static_assert(GEMM_TILE_SHARED == 98304 && GEMM_TILE8_SHARED == 90112 && GEMM_WIDE_SHARED == 229376, "the comment above");
+
 /// A warp's sums += one stage.
 template <class Shape>
-__device__ __forceinline__ void multiply_stage(const uint4* stage, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
+__device__ __forceinline__ void multiply_stage(const uint4* weights, const uint4* rows, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
     // Lanes bring addresses: of weights for 16 features by 2 pieces, of activations for 8 rows by 4 pieces.
     int feature = warp_id() / 4 * (TILE_FEATURES / 2) + lane_id() % 16;
-    int row = TILE_FEATURES + warp_id() % 4 * (Shape::ROWS / 4) + lane_id() % 8;
+    int row = warp_id() % 4 * (Shape::ROWS / 4) + lane_id() % 8;
 #pragma unroll
     for (int pieces = 0; pieces < Shape::PIECES; pieces += 4) {
         u32 x[Shape::ROW_TILES][4];
-        const uint4* from = stage + piece_at<Shape::PIECES>(row, pieces + lane_id() / 8);
+        const uint4* from = rows + piece_at<Shape::PIECES>(row, pieces + lane_id() / 8);
 #pragma unroll
         for (int r = 0; r < Shape::ROW_TILES; r++) ldmatrix_x4(x[r], from + r * 8 * Shape::PIECES);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            from = stage + piece_at<Shape::PIECES>(feature, pieces + half * 2 + lane_id() / 16);
+            from = weights + piece_at<Shape::PIECES>(feature, pieces + half * 2 + lane_id() / 16);
 #pragma unroll
             for (int f = 0; f < Shape::FEATURE_TILES; f++) {
                 u32 w[4];
@@ -153,8 +203,8 @@ struct Totals {
     }
 };
 
-template <class Shape, class Out>
-__device__ __forceinline__ void write_tile(const Product& of, const TilePlace& place, Out* out, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4],
+template <class Shape, class W, class Out>
+__device__ __forceinline__ void write_tile(const Product<W>& of, const TilePlace& place, Out* out, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4],
                                            const Totals<Shape>& totals) {
     int feature = place.feature + warp_id() / 4 * (TILE_FEATURES / 2), row = place.row + warp_id() % 4 * (Shape::ROWS / 4);
 #pragma unroll
@@ -165,38 +215,49 @@ __device__ __forceinline__ void write_tile(const Product& of, const TilePlace& p
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int to_feature = feature + f * 16 + sum_row(lane_id(), i), to_row = row + r * 8 + sum_column(lane_id(), i);
-                if (to_feature < of.n && to_row < of.m) out[size_t(to_row) * of.n + to_feature] = from_float<Out>(sums[f][r][i]);
+                if (to_feature < of.n && to_row < of.m) out[size_t(to_row) * of.n + to_feature] = from_float<Out>(of.finish(sums[f][r][i], to_feature));
             }
         }
 }
 
-template <class Shape, class Out>
-__device__ __forceinline__ void gemm_tile(const Product& of, Out* out) {
+template <class Shape, class W, class Out>
+__device__ __forceinline__ void gemm_tile(const Product<W>& of, Out* out) {
     DYNAMIC_SHARED(uint4, shared);
-    constexpr int STAGES_IN_CHUNK = GEMM_CHUNK / Shape::STAGE_K;
+    using Weights = TileWeights<Shape, W>;
+    constexpr int STAGES_IN_CHUNK = GEMM_CHUNK / Shape::STAGE_K, STAGES = Shape::STAGES;
     const TilePlace place = tile_place<Shape>(of.m, of.n);
     const int stages = ceil_div(of.k, GEMM_CHUNK) * STAGES_IN_CHUNK;
-    StageCopy<Shape> copy(of, place, shared);
-    for (int s = 0; s < Shape::STAGES - 1; s++) {
-        if (s < stages) copy.next(s);
+    uint4* shared_weights = shared + STAGES * Shape::ROW_PIECES;
+    RowCopy<Shape::ROWS, Shape::PIECES> rows(of.x, place.row, of.m, of.k, shared);
+    Weights weights(of, place.feature, shared_weights);
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < stages) rows.next(s), weights.next(s);
         copy_async_commit();
     }
-    Totals<Shape> totals(shared + Shape::STAGES * Shape::STAGE_PIECES);
+    Totals<Shape> totals(shared_weights + Weights::SHARED / 16);
+    if (Weights::AHEAD) {
+        copy_async_wait<STAGES - 2>();
+        weights.prepare(0, 0);
+    }
     float sums[Shape::FEATURE_TILES][Shape::ROW_TILES][4] = {};
-    int segment = 0, slot = 0, next_slot = Shape::STAGES - 1;
+    int segment = 0;
+    // Slots of the stage that is multiplied, of the one that is prepared and of the one that is copied.
+    int slot = 0, ahead = Weights::AHEAD, last = STAGES - 1;
     for (int s = 0; s < stages; s++) {
         if (s == segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK) {
             totals.take(sums);
             while (segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK == s) segment++;
         }
-        copy_async_wait<Shape::STAGES - 2>();
+        copy_async_wait<STAGES - 2 - Weights::AHEAD>();
         __syncthreads();
-        // The next slot is the one that all warps had done with before the barrier.
-        if (s + Shape::STAGES - 1 < stages) copy.next(next_slot);
+        // All warps had done with what lies in the last slot before the barrier.
+        if (s + STAGES - 1 < stages) rows.next(last), weights.next(last);
         copy_async_commit();
-        multiply_stage<Shape>(shared + slot * Shape::STAGE_PIECES, sums);
-        next_slot = slot;
-        slot = slot + 1 == Shape::STAGES ? 0 : slot + 1;
+        if (s + Weights::AHEAD < stages) weights.prepare(s + Weights::AHEAD, ahead);
+        multiply_stage<Shape>(weights.at(s, slot), shared + slot * Shape::ROW_PIECES, sums);
+        last = slot;
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+        ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
     }
     copy_async_wait<0>();
     write_tile<Shape>(of, place, out, sums, totals);
@@ -205,10 +266,18 @@ __device__ __forceinline__ void gemm_tile(const Product& of, Out* out) {
 #define GEMM_TILE(name, Shape, Out)                                                                                              \
     extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                              \
         name(const bf16* __restrict__ x, const bf16* __restrict__ w, Out* __restrict__ out, int m, int n, int k) {              \
-        gemm_tile<Shape>(Product{x, w, m, n, k}, out);                                                                         \
+        gemm_tile<Shape>(Product<bf16>{x, w, nullptr, m, n, k}, out);                                                          \
+    }
+#define GEMM_TILE8(name, Out)                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                              \
+        name(const bf16* __restrict__ x, const e4m3* __restrict__ w, const float* __restrict__ scales, Out* __restrict__ out, int m, int n, int k) { \
+        gemm_tile<Tile8>(Product<e4m3>{x, w, scales, m, n, k}, out);                                                           \
     }
 GEMM_TILE(gemm_tile_w, Tile, bf16)
 GEMM_TILE(gemm_tile_f, Tile, float)
 GEMM_TILE(gemm_wide_w, WideTile, bf16)
 GEMM_TILE(gemm_wide_f, WideTile, float)
+GEMM_TILE8(gemm_tile8_w, bf16)
+GEMM_TILE8(gemm_tile8_f, float)
 #undef GEMM_TILE
+#undef GEMM_TILE8

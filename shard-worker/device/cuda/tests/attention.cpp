@@ -262,7 +262,7 @@ void decode_facts() {
 
 void chunk_facts() {
     test::fact("a_chunk_attends_as_defined_and_as_its_rows_do_one_by_one", [] {
-        prefill<32>({4, 2}, 0, 150);
+        prefill<64>({16, 2}, 0, 290);
         prefill<64>({2, 1}, 250, 300);
         prefill<128>({4, 1}, 100, 140);
         prefill<32>({3, 3}, 127, 130);

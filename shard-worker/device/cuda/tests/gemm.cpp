@@ -4,6 +4,7 @@
 namespace {
 #include "../kernels/pieces.cuh"
 #include "../kernels/gemm.cuh"
+#include "../kernels/gemm_e4m3.cuh"
 #include "../kernels/gemm_small.cuh"
 #include "../kernels/gemm_tile.cuh"
 

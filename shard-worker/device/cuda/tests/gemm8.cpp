@@ -1,0 +1,182 @@
+// Facts about weights of 8 bits: how they are made and how they are multiplied.
+#include "harness.h"
+
+namespace {
+#include "../kernels/pieces.cuh"
+#include "../kernels/gemm.cuh"
+#include "../kernels/gemm_e4m3.cuh"
+#include "../kernels/gemm_small.cuh"
+#include "../kernels/gemm_tile.cuh"
+
+using test::Buffer;
+using test::Random;
+
+/// The format's table: 448 is the largest, 2^-9 the smallest.
+double meaning(unsigned code) {
+    unsigned exponent = code >> 3 & 15, mantissa = code & 7;
+    double size = exponent ? std::ldexp(8 + mantissa, int(exponent) - 10) : std::ldexp(mantissa, -9);
+    return code & 0x80 ? -size : size;
+}
+
+/// The code nearest to x; of two the even one, and of zeros the one with the sign of x.
+unsigned nearest(double x) {
+    const unsigned first = std::signbit(x) ? 0x80 : 0;
+    unsigned best = first;
+    for (unsigned code = first; code < first + 0x7f; code++) {
+        double was = std::fabs(meaning(best) - x), is = std::fabs(meaning(code) - x);
+        if (is < was || (is == was && code % 2 == 0)) best = code;
+    }
+    return best;
+}
+
+void codes() {
+    test::fact("all_codes_are_widened_exactly", [] {
+        for (unsigned code = 0; code < 256; code++) {
+            if ((code & 0x7f) == 0x7f) continue;
+            for (u32 other : {0x00u, 0x3au, 0xffu}) {
+                test::expect(low_half(widen_pair(code | other << 8 | 0xabcd0000u)) == float(meaning(code)), "code %x below %x", code, other);
+                test::expect(high_half(widen_pair(code << 8 | other | 0xabcd0000u)) == float(meaning(code)), "code %x above %x", code, other);
+            }
+            test::expect(std::signbit(low_half(widen_pair(code))) == (code >= 0x80), "the sign of %x", code);
+        }
+    });
+    test::fact("numbers_become_the_nearest_code", [] {
+        Random random(1);
+        for (unsigned code = 0; code < 256; code++) {
+            if ((code & 0x7f) == 0x7f) continue;
+            unsigned next = (code & 0x7f) == 0x7e ? code : code + 1;
+            const float is = float(meaning(code)), middle = float((meaning(code) + meaning(next)) / 2);
+            for (float x : {is, middle, std::nextafterf(middle, 1e9f), std::nextafterf(middle, -1e9f)}) {
+                if (x == 0) x = std::copysign(x, code & 0x80 ? -1.0f : 1.0f);
+                test::expect(to_e4m3(x).bits == nearest(x), "%.9g became %x", double(x), to_e4m3(x).bits);
+            }
+        }
+        for (int i = 0; i < 20000; i++) {
+            float x = std::ldexp(random.around(1), random.between(-12, 9));
+            test::expect(to_e4m3(x).bits == nearest(x), "%.9g became %x, not %x", double(x), to_e4m3(x).bits, nearest(x));
+        }
+        test::expect(to_e4m3(1e30f).bits == 0x7e && to_e4m3(-449).bits == 0xfe && to_e4m3(-INFINITY).bits == 0xfe, "saturation");
+    });
+    test::fact("rows_are_quantised_to_their_largest_number", [] {
+        for (int k : {16, 80, 1008}) {
+            const size_t rows = 6, cols = size_t(k);
+            Random random(2);
+            std::vector<bf16> w = test::random_bf16(random, rows * cols);
+            for (size_t i = 0; i < cols; i++) w[2 * cols + i] = {u16(i % 2 << 15)}, w[5 * cols + i] = to_bf16(to_float(w[5 * cols + i]) * 1e-3f);
+            w[cols + cols - 1] = to_bf16(-300.0f), w[3 * cols + 5] = {0x7f80}, w[4 * cols + 9] = {0x7fc0};
+            Buffer<bf16> device(w);
+            Buffer<e4m3> out(w.size());
+            Buffer<float> scales(rows);
+            cpucuda::launch(unsigned(rows), 256, 0, [&] { quantise_rows(device.get(), out.get(), scales.get(), k); });
+            test::expect(std::isnan(scales[3]) && std::isnan(scales[4]) && scales[2] == 1, "scales of odd rows");
+            for (size_t row : {0u, 1u, 2u, 5u}) {
+                float most = 0;
+                for (size_t i = 0; i < cols; i++) most = std::max(most, std::fabs(to_float(w[row * cols + i])));
+                test::expect(scales[row] == (most ? most / 448 : 1), "the scale of row %zu", row);
+                for (size_t i = 0; i < cols; i++)
+                    test::expect(out[row * cols + i].bits == nearest(to_float(w[row * cols + i]) / scales[row]), "number %zu of row %zu is %x", i, row, out[row * cols + i].bits);
+            }
+        }
+    });
+}
+
+struct Shape {
+    int m, n, k;
+};
+
+struct Operands {
+    Shape shape;
+    Buffer<bf16> x;
+    Buffer<e4m3> w;
+    Buffer<bf16> wide;
+    Buffer<float> scales;
+
+    Operands(Shape s, uint64_t seed)
+        : shape(s), x(size_t(s.m) * size_t(s.k)), w(size_t(s.n) * size_t(s.k)), wide(w.size()), scales(size_t(s.n)) {
+        Random random(seed);
+        for (size_t i = 0; i < x.size(); i++) x[i] = to_bf16(random.around(1));
+        for (size_t i = 0; i < w.size(); i++) {
+            unsigned code = unsigned(random.between(0, 253));
+            w[i] = {static_cast<unsigned char>(code < 127 ? code : code + 1)};
+            wide[i] = to_bf16(float(meaning(w[i].bits)));
+        }
+        for (size_t i = 0; i < scales.size(); i++) scales[i] = 0.001f + random.around(0.0009f);
+    }
+};
+
+template <class Out>
+std::vector<Out> product(bool small, const Operands& of, unsigned grid = 3) {
+    auto [m, n, k] = of.shape;
+    Buffer<Out> out(size_t(m) * size_t(n));
+    const bf16* x = of.x.get();
+    const e4m3* w = of.w.get();
+    const float* scales = of.scales.get();
+    Out* to = out.get();
+    const unsigned tiles = unsigned(ceil_div(n, 128) * ceil_div(m, 128));
+    cpucuda::launch(small ? grid : tiles, 256, size_t(small ? GEMM_SMALL_SHARED : GEMM_TILE8_SHARED), [&, m = m, n = n, k = k] {
+        if constexpr (sizeof(Out) == 4)
+            small ? gemm_small8_f(x, w, scales, to, m, n, k) : gemm_tile8_f(x, w, scales, to, m, n, k);
+        else
+            small ? gemm_small8_w(x, w, scales, to, m, n, k) : gemm_tile8_w(x, w, scales, to, m, n, k);
+    });
+    test::expect(out.all_written(), "a number was not written");
+    return out.copy();
+}
+
+/// The product with the widened weights by the kernel for bf16, whose facts are in gemm.cpp.
+std::vector<float> wide_product(const Operands& of) {
+    auto [m, n, k] = of.shape;
+    Buffer<float> out(size_t(m) * size_t(n));
+    cpucuda::launch(unsigned(ceil_div(n, 128) * ceil_div(m, 128)), 256, GEMM_TILE_SHARED,
+                    [&, m = m, n = n, k = k] { gemm_tile_f(of.x.get(), of.wide.get(), out.get(), m, n, k); });
+    std::vector<float> scaled = out.copy();
+    for (size_t i = 0; i < scaled.size(); i++) scaled[i] *= of.scales[i % size_t(n)];
+    return scaled;
+}
+
+void products() {
+    const std::vector<Shape> shapes = {{1, 1, 16},    {3, 16, 64},   {7, 15, 80},   {8, 40, 208},   {9, 33, 512},   {16, 65, 528},
+                                       {17, 64, 144}, {31, 63, 448}, {33, 130, 272}, {64, 100, 1040}, {2, 48, 1552}, {1, 300, 128}};
+    for (bool small : {true, false})
+        test::fact(small ? "gemm_small8_has_the_bits_of_the_wide_product_times_the_scale" : "gemm_tile8_has_the_bits_of_the_wide_product_times_the_scale", [=] {
+            for (Shape shape : shapes) {
+                Operands of(shape, 3);
+                const std::vector<float> want = wide_product(of), full = product<float>(small, of);
+                const std::vector<bf16> rounded = product<bf16>(small, of);
+                for (size_t i = 0; i < want.size(); i++) {
+                    test::expect(test::same_bits(full[i], want[i]), "m=%d n=%d k=%d: number %zu is %.9g, not %.9g", shape.m, shape.n, shape.k, i, double(full[i]), double(want[i]));
+                    test::expect(test::same_bits(rounded[i], to_bf16(want[i])), "m=%d n=%d k=%d: bf16 number %zu", shape.m, shape.n, shape.k, i);
+                }
+            }
+        });
+    test::fact("products_of_8_bit_weights_are_near_the_exact_ones", [] {
+        Operands of({5, 20, 400}, 4);
+        for (bool small : {true, false}) {
+            const std::vector<float> out = product<float>(small, of);
+            for (size_t row = 0; row < 5; row++)
+                for (size_t feature = 0; feature < 20; feature++) {
+                    double sum = 0, size = 0;
+                    for (size_t k = 0; k < 400; k++) {
+                        double term = to_float(of.x[row * 400 + k]) * meaning(of.w[feature * 400 + k].bits) * of.scales[feature];
+                        sum += term, size += std::fabs(term);
+                    }
+                    test::close(out[row * 20 + feature], sum, size * 0x1p-22, 0, "out", row * 20 + feature);
+                }
+        }
+    });
+    test::fact("a_row_and_a_feature_are_the_same_whatever_the_grid_and_the_tile", [] {
+        Operands of({200, 700, 96}, 5), few({8, 700, 96}, 5);
+        const std::vector<float> want = wide_product(of), tiles = product<float>(false, of);
+        for (size_t i = 0; i < want.size(); i++) test::expect(test::same_bits(tiles[i], want[i]), "number %zu", i);
+        const std::vector<float> one = product<float>(true, few, 1);
+        for (unsigned grid : {2u, 7u, 50u}) test::expect(test::same_bits(product<float>(true, few, grid).data(), one.data(), one.size()), "grid %u", grid);
+    });
+}
+
+}  // namespace
+
+int main() {
+    codes();
+    products();
+    return test::summary();
+}
