@@ -32,6 +32,7 @@ sources! {
     "logprobs",
     "pieces",
     "gemm",
+    "gemm_e4m3",
     "gemm_small",
     "gemm_tile",
     "attention",
