@@ -180,14 +180,42 @@ impl Holding {
             && self.blocks == blocks
     }
 
-    /// Runs a step, which came at `given`, of the group last joined; a panic is an error like any other.
-    pub(crate) fn step(&mut self, plan: &StepPlan, given: Instant) -> Result<StepOutput, ModelError> {
-        let step = guarded(|| match &mut self.forward {
-            Forward::Cpu(model) => model.step(plan),
-            Forward::Cuda(model) => model.step(plan),
-            Forward::Sim(model) => model.step(plan, given),
-        });
-        step.unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
+    /// Whether a step can be begun while those begun before are open.
+    pub(crate) fn is_followed_by(&self, plan: &StepPlan) -> bool {
+        match &self.forward {
+            Forward::Cpu(model) => model.is_followed_by(plan),
+            Forward::Cuda(model) => model.is_followed_by(plan),
+            // Its steps are never open.
+            Forward::Sim(_) => true,
+        }
+    }
+
+    /// Begins a step, which came at `given`, of the group last joined. `None` while it is open. A panic is an error like any
+    /// other, here and below.
+    pub(crate) fn begin(&mut self, plan: &StepPlan, given: Instant) -> Result<Option<StepOutput>, ModelError> {
+        unpanicked(|| match &mut self.forward {
+            Forward::Cpu(model) => model.begin(plan),
+            Forward::Cuda(model) => model.begin(plan),
+            Forward::Sim(model) => model.step(plan, given).map(Some),
+        })
+    }
+
+    /// Waits until the first open step can be ended, which is true, or until `tired` says true.
+    pub(crate) fn wait(&mut self, tired: &mut dyn FnMut() -> bool) -> Result<bool, ModelError> {
+        unpanicked(|| match &mut self.forward {
+            Forward::Cpu(model) => model.wait(tired),
+            Forward::Cuda(model) => model.wait(tired),
+            Forward::Sim(_) => Ok(true),
+        })
+    }
+
+    /// Ends the first open step.
+    pub(crate) fn end(&mut self) -> Result<StepOutput, ModelError> {
+        unpanicked(|| match &mut self.forward {
+            Forward::Cpu(model) => model.end(),
+            Forward::Cuda(model) => model.end(),
+            Forward::Sim(_) => Err(CollectiveError::Aborted.into()),
+        })
     }
 
     /// Leaves the group last joined and keeps the weights.
@@ -228,6 +256,10 @@ impl Holding {
     pub(crate) fn weight_bytes(&self) -> u64 {
         weight_bytes(self.spec(), self.plan(), self.dtype)
     }
+}
+
+fn unpanicked<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
+    guarded(work).unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
 }
 
 fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {

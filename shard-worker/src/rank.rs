@@ -1,6 +1,6 @@
 //! The thread that owns the device, the model and the collective.
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{collections::VecDeque, sync::Arc, thread, time::Instant};
 
 use metrics::Gauge;
 use tessera_collective::{AbortHandle, CollectiveError};
@@ -8,7 +8,7 @@ use tessera_device::DeviceError;
 use tessera_model::ModelError;
 use tessera_proto::internal::{self as wire, load_event::Event, step_failure::Kind};
 use tessera_service::metrics as names;
-use tessera_types::{Rank, StepPlan, StepTimings};
+use tessera_types::{Epoch, Rank, StepId, StepOutput, StepPlan, StepTimings};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tracing::{Span, info, warn};
@@ -17,6 +17,8 @@ use crate::{DeviceConfig, error::LoadError, fence::Fence, guard::guarded, holdin
 
 /// Commands that may wait; coordinators have two plans under way.
 const COMMANDS: usize = 8;
+/// Steps that may be begun and not ended: the one that the device works on, and the one behind it.
+const OPEN_STEPS: usize = 2;
 
 /// What the thread is told.
 pub(crate) enum Command {
@@ -58,9 +60,9 @@ pub(crate) fn start(
             let _ = commands.try_send(Command::Leave);
         }
     });
-    let mut owner = Owner { weights, device, fence, work, inventory, group: AbortHandle::new(), held: None };
+    let mut owner = Owner { weights, device, fence, work, inventory, group: AbortHandle::new(), held: None, open: VecDeque::new() };
     thread::Builder::new().name("rank".into()).spawn(move || {
-        while let Some(command) = commands.blocking_recv() {
+        while let Some(command) = owner.next(&mut commands) {
             owner.leave_what_ended();
             match command {
                 Command::Leave => {}
@@ -68,7 +70,10 @@ pub(crate) fn start(
                     let _entered = span.entered();
                     owner.answer_load(&request, abort, &answers);
                 }
-                Command::Step { plan, given, answers, span } => span.in_scope(|| owner.answer_step(&plan, given, &answers)),
+                Command::Step { plan, given, answers, span } => {
+                    let asked = Asked { epoch: plan.epoch, step: plan.step, answers, span };
+                    owner.begin_step(&plan, given, asked);
+                }
             }
         }
     })?;
@@ -84,11 +89,37 @@ struct Owner {
     /// What ends the group last joined.
     group: AbortHandle,
     held: Option<Holding>,
+    /// Steps that are open, in the order in which they were begun.
+    open: VecDeque<Asked>,
+}
+
+/// A step, and who waits for it.
+struct Asked {
+    epoch: Epoch,
+    step: StepId,
+    answers: Answers<wire::StepResult>,
+    /// Ends when this is dropped.
+    span: Span,
 }
 
 impl Owner {
+    /// The next command. Until it comes, open steps are ended; when it comes while one is open, it may be a step to be begun
+    /// behind that one.
+    fn next(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
+        while !self.open.is_empty() {
+            let has_room = self.open.len() < OPEN_STEPS;
+            if !self.end_step(&mut || has_room && !commands.is_empty()) {
+                break;
+            }
+        }
+        commands.blocking_recv()
+    }
+
     /// A collective that was aborted may wait for what is held here, and so may its device.
     fn leave_what_ended(&mut self) {
+        if self.group.is_aborted() {
+            self.end_steps();
+        }
         if let Some(held) = self.held.as_mut().filter(|_| self.group.is_aborted()) {
             held.leave();
         }
@@ -150,45 +181,82 @@ impl Owner {
         });
     }
 
-    fn answer_step(&mut self, plan: &StepPlan, given: Instant, answers: &Answers<wire::StepResult>) {
-        let outcome = self.step(plan, given);
-        let failed = outcome.is_err();
-        let (output, failure) = match outcome {
-            Ok(output) => (output, None),
-            Err(failure) => (None, Some(failure)),
-        };
-        let result = wire::StepResult { epoch: plan.epoch.0, step: plan.step.0, failure, output };
-        self.work.ended();
-        let told = answers.try_send(Ok(result)).is_ok();
-        if failed || !told {
-            // The other ranks must not wait for this one.
-            self.fence.leave(plan.epoch);
+    fn begin_step(&mut self, plan: &StepPlan, given: Instant, asked: Asked) {
+        let _entered = asked.span.clone().entered();
+        let follows = self.held.as_ref().is_none_or(|held| held.is_followed_by(plan));
+        if !follows {
+            self.end_steps();
+        }
+        match self.begin(plan, given).transpose() {
+            None => self.open.push_back(asked),
+            Some(outcome) => {
+                self.end_steps();
+                self.answer_step(&asked, outcome);
+            }
         }
     }
 
-    /// The output, on rank 0 alone.
-    fn step(&mut self, plan: &StepPlan, given: Instant) -> Result<Option<wire::StepOutput>, wire::StepFailure> {
+    /// `None` where the step is open now.
+    fn begin(&mut self, plan: &StepPlan, given: Instant) -> Result<Option<StepOutput>, wire::StepFailure> {
         let Some(held) = self.held.as_mut().filter(|_| self.fence.obeys(plan.epoch)) else {
             let (newest, rank) = self.fence.now();
             let now = if rank.is_some() { format!("in the group of epoch {newest}") } else { "in no group".to_owned() };
             let message = format!("a plan of epoch {}, but this worker is {now}", plan.epoch);
             return Err(wire::StepFailure { kind: Kind::Epoch.into(), message });
         };
-        match held.step(plan, given) {
+        let begun = held.begin(plan, given);
+        begun.map_err(|error| self.failed(plan.epoch, plan.step, &error))
+    }
+
+    fn end_steps(&mut self) {
+        while !self.open.is_empty() {
+            self.end_step(&mut || false);
+        }
+    }
+
+    /// Ends the first open step, unless `tired` says true before that can be done. Whether it did.
+    fn end_step(&mut self, tired: &mut dyn FnMut() -> bool) -> bool {
+        let outcome = match self.held.as_mut().map(|held| held.wait(tired)) {
+            Some(Ok(false)) => return false,
+            Some(Ok(true)) => self.held.as_mut().map(Holding::end),
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
+        };
+        let Some(asked) = self.open.pop_front() else { return true };
+        let outcome = outcome.unwrap_or(Err(CollectiveError::Aborted.into()));
+        let outcome = outcome.map_err(|error| self.failed(asked.epoch, asked.step, &error));
+        self.answer_step(&asked, outcome);
+        true
+    }
+
+    fn answer_step(&mut self, asked: &Asked, outcome: Result<StepOutput, wire::StepFailure>) {
+        let failed = outcome.is_err();
+        let (output, failure) = match outcome {
             Ok(output) => {
                 measure(output.timings);
-                Ok((held.rank() == Rank(0)).then(|| wire::StepOutput::from(&output)))
+                // Rank 0 alone tells its output.
+                let is_first = self.held.as_ref().is_some_and(|held| held.rank() == Rank(0));
+                (is_first.then(|| wire::StepOutput::from(&output)), None)
             }
-            Err(error) => {
-                warn!(epoch = %plan.epoch, step = %plan.step, %error, "a step failed");
-                if matches!(error, ModelError::Device(DeviceError::Thread(_))) {
-                    // Nobody knows what it has left behind.
-                    self.held = None;
-                    self.take_stock();
-                }
-                Err(wire::StepFailure { kind: kind(&error).into(), message: error.to_string() })
-            }
+            Err(failure) => (None, Some(failure)),
+        };
+        let result = wire::StepResult { epoch: asked.epoch.0, step: asked.step.0, failure, output };
+        self.work.ended();
+        let told = asked.answers.try_send(Ok(result)).is_ok();
+        if failed || !told {
+            // The other ranks must not wait for this one.
+            self.fence.leave(asked.epoch);
         }
+    }
+
+    fn failed(&mut self, epoch: Epoch, step: StepId, error: &ModelError) -> wire::StepFailure {
+        warn!(%epoch, %step, %error, "a step failed");
+        if matches!(error, ModelError::Device(DeviceError::Thread(_))) {
+            // Nobody knows what it has left behind.
+            self.held = None;
+            self.take_stock();
+        }
+        wire::StepFailure { kind: kind(error).into(), message: error.to_string() }
     }
 }
 

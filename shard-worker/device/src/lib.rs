@@ -124,6 +124,8 @@ pub trait Device: Send {
     type Cache: Send;
     /// Cosines and sines for rotary positions.
     type Rotary: Send;
+    /// Tokens that the device chose, for which nobody has waited yet.
+    type Chosen: Send;
     /// A pass that was recorded and can be replayed.
     type Recording: Send;
 
@@ -277,7 +279,7 @@ pub trait Device: Send {
     }
 
     /// Chooses a token for each row of logits, which lie as they were gathered: `parts` matrices `[rows, vocabulary / parts]`
-    /// one behind the other, padding at the end. The logits are changed. `None` where a row's are no numbers to choose from.
+    /// one behind the other, padding at the end. The logits are changed. Returns before it is done.
     fn choose(
         &self,
         logits: &mut Self::Tensor,
@@ -285,9 +287,44 @@ pub trait Device: Send {
         vocab_size: usize,
         choosing: &[Choosing],
         edits: &[LogitEdit],
-    ) -> Result<Vec<Option<TokenId>>, DeviceError> {
+    ) -> Result<Self::Chosen, DeviceError> {
         let _ = (logits, parts, vocab_size, choosing, edits);
-        Err(DeviceError::Shape { operation: "choose", detail: "this device leaves it to the host".into() })
+        Err(left_to_the_host("choose"))
+    }
+
+    /// Choices for no rows, on their way to the host: they are there once all is done that was asked for so far.
+    fn nothing_chosen(&self) -> Result<Self::Chosen, DeviceError> {
+        Err(left_to_the_host("choose"))
+    }
+
+    /// Where the choices lie that a collective may exchange, as 32-bit words that nobody looks into.
+    fn chosen_slice(&self, chosen: &Self::Chosen) -> Option<DeviceSlice> {
+        let _ = chosen;
+        None
+    }
+
+    /// Begins to bring choices to the host, behind all that was asked for so far.
+    fn fetch(&self, chosen: &mut Self::Chosen) -> Result<(), DeviceError> {
+        let _ = chosen;
+        Err(left_to_the_host("fetch"))
+    }
+
+    /// Whether choices that are being brought are there.
+    fn is_fetched(&self, chosen: &Self::Chosen) -> Result<bool, DeviceError> {
+        let _ = chosen;
+        Err(left_to_the_host("fetch"))
+    }
+
+    /// The tokens, once they are there; `None` where a row's logits were no numbers to choose from.
+    fn fetched(&self, chosen: &mut Self::Chosen) -> Result<Vec<Option<TokenId>>, DeviceError> {
+        let _ = chosen;
+        Err(left_to_the_host("fetch"))
+    }
+
+    /// Tokens that were chosen go to rows that were placed with others: pairs of a row and whose choice it gets.
+    fn feed(&self, placed: &Self::Placed<'_>, chosen: &Self::Chosen, rows: &[(usize, usize)]) -> Result<(), DeviceError> {
+        let _ = (placed, chosen, rows);
+        Err(left_to_the_host("feed"))
     }
 
     /// What tells a pass from others that could not share its recording; `None` where it is not worth one.
@@ -307,4 +344,8 @@ pub trait Device: Send {
         let _ = recording;
         Err(DeviceError::Shape { operation: "replay", detail: "this device records nothing".into() })
     }
+}
+
+fn left_to_the_host(operation: &'static str) -> DeviceError {
+    DeviceError::Shape { operation, detail: "this device leaves choosing to the host".into() }
 }

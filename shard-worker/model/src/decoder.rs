@@ -52,7 +52,8 @@ impl<D: Device> Decoder<D> {
         })
     }
 
-    /// Runs all chunks through all layers; `[rows, dim]`, before the final norm.
+    /// Runs all chunks through all layers; `[rows, dim]`, before the final norm. `feeds` are tokens that the device chose and
+    /// the host does not know yet: pairs of a row and whose choice it gets.
     pub(crate) fn forward(
         &self,
         device: &D,
@@ -60,10 +61,14 @@ impl<D: Device> Decoder<D> {
         state: State<'_, D>,
         batch: &Batch,
         chunks: &[ChunkSpan<'_>],
+        feeds: &[(&D::Chosen, Vec<(usize, usize)>)],
     ) -> Result<Arc<D::Tensor>, ModelError> {
         let State { cache, features, passes } = state;
         let rows = Rows { tokens: &batch.tokens, positions: &batch.positions, spans: Spans::Chunks(chunks) };
         let placed = device.place(rows)?;
+        for (chosen, rows) in feeds {
+            device.feed(&placed, chosen, rows)?;
+        }
         ranks.progressed();
         passes.run(device, &placed, || self.pass(device, ranks, cache, features, batch, &placed))
     }

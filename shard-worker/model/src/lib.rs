@@ -21,6 +21,7 @@ mod layer;
 mod ledger;
 mod mix;
 mod model;
+mod open;
 mod passes;
 mod ranks;
 pub mod sampling;

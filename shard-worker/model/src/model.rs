@@ -1,8 +1,9 @@
 //! A rank's model: its weights, its cache, its sequences.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use tessera_collective::Collective;
 use tessera_device::{CacheShape, Device, Dtype};
@@ -13,6 +14,7 @@ use crate::checkpoint::WeightSource;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, PlanError};
 use crate::ledger::Ledger;
+use crate::open::Open;
 use crate::passes::Passes;
 use crate::ranks::Ranks;
 use crate::sequences::Sequences;
@@ -33,6 +35,10 @@ pub struct CacheConfig {
 pub struct Model<D: Device> {
     // Before the group, whose collective they hold.
     pub(crate) passes: Passes<D>,
+    /// Steps that were begun, in order.
+    pub(crate) open: VecDeque<Open<D>>,
+    /// When the last one ended.
+    pub(crate) ended: Instant,
     pub(crate) spec: ModelSpec,
     pub(crate) plan: ShardPlan,
     pub(crate) device: D,
@@ -88,6 +94,8 @@ impl<D: Device> Model<D> {
             ledger: Ledger::new(cache.blocks),
             features: HashMap::new(),
             passes: Passes::new(),
+            open: VecDeque::new(),
+            ended: Instant::now(),
         })
     }
 
@@ -95,6 +103,7 @@ impl<D: Device> Model<D> {
     /// degree, and this rank its place in it.
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<(), ModelError> {
         fits(&self.plan, collective.as_ref())?;
+        self.open.clear();
         self.passes.clear();
         self.ranks.join(collective);
         self.sequences.clear();
@@ -105,6 +114,7 @@ impl<D: Device> Model<D> {
 
     /// Leaves the group and keeps the weights. What was recorded goes first: a collective of devices ends only then.
     pub fn leave(&mut self) {
+        self.open.clear();
         self.passes.clear();
         self.ranks.leave();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tessera_collective::{Collective, CollectiveError};
-use tessera_device::Device;
+use tessera_device::{Device, DeviceError};
 use tessera_types::{DeviceSlice, Rank, TokenId};
 
 use crate::ModelError;
@@ -143,13 +143,32 @@ impl Ranks {
         Ok(())
     }
 
-    /// Waits for the device, and meanwhile looks after the group: a rank that is gone may leave the device waiting for ever.
+    /// Rank 0's choices on every rank's device.
+    pub(crate) fn share_chosen<D: Device>(&mut self, device: &D, chosen: &D::Chosen) -> Result<(), ModelError> {
+        match device.chosen_slice(chosen) {
+            Some(slice) if self.collective.size() > 1 => Ok(self.collective.broadcast_device(Rank(0), slice)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the device, where others could leave it waiting for ever.
     pub(crate) fn settle<D: Device>(&mut self, device: &D) -> Result<(), ModelError> {
         if self.collective.size() == 1 || !self.collective.joins_devices() {
             return Ok(());
         }
-        let mut idle = || device.is_idle().map_err(|error| error.to_string());
-        Ok(self.timed(|collective| collective.watch(&mut idle))?)
+        self.wait(&mut || device.is_idle())
+    }
+
+    /// Waits until `done` says true, and meanwhile looks after the group: a rank that is gone may leave a device waiting for
+    /// ever.
+    pub(crate) fn wait(&mut self, done: &mut dyn FnMut() -> Result<bool, DeviceError>) -> Result<(), ModelError> {
+        let mut done = || done().map_err(|error| error.to_string());
+        Ok(self.collective.watch(&mut done)?)
+    }
+
+    /// Whether gathered rows are where the device can go on with them.
+    pub(crate) fn gather_on_devices(&self) -> bool {
+        self.collective.size() == 1 || self.collective.joins_devices()
     }
 
     /// Says that the rank gets on, where no sum does.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tessera_types::{BlockId, Chunk, PlacedImage, Sampled, SamplingParams, SequenceId, SequenceStart, StepPlan, TokenId};
+use tessera_types::{BlockId, Chunk, PlacedImage, Sampled, SamplingParams, SequenceId, SequenceStart, StepPlan, TokenId, special};
 
 use crate::sampling::{Choice, TokenCounts};
 
@@ -38,16 +38,21 @@ pub(crate) fn apply(sequences: &mut Sequences, plan: &StepPlan) {
     }
 }
 
-/// Notes what a step did to its sequences.
-pub(crate) fn settle(sequences: &mut Sequences, plan: &StepPlan, sampled: &[Sampled]) {
+/// Notes that a step's keys and values are in the cache, or will be before anything asked for later looks.
+pub(crate) fn advance(sequences: &mut Sequences, plan: &StepPlan) {
     for chunk in &plan.chunks {
         if let Some(sequence) = sequences.get_mut(&chunk.sequence) {
-            sequence.advance(chunk);
+            sequence.cached = chunk.start as usize + chunk.len as usize;
         }
     }
+}
+
+/// Appends the tokens that were chosen.
+pub(crate) fn push(sequences: &mut Sequences, sampled: &[Sampled]) {
     for sampled in sampled {
         if let Some(sequence) = sequences.get_mut(&sampled.sequence) {
-            sequence.push(sampled.token);
+            let place = sequence.expect();
+            sequence.fill(place, sampled.token);
         }
     }
 }
@@ -72,14 +77,17 @@ impl Sequence {
         self.blocks.extend_from_slice(&chunk.new_blocks);
     }
 
-    /// Notes that a chunk's keys and values are in the cache.
-    fn advance(&mut self, chunk: &Chunk) {
-        self.cached = chunk.start as usize + chunk.len as usize;
+    /// A place for a token that will be known later.
+    pub(crate) fn expect(&mut self) -> usize {
+        self.tokens.push(special::UNKNOWN);
+        self.tokens.len() - 1
     }
 
-    /// Appends the token that was chosen.
-    fn push(&mut self, token: TokenId) {
-        self.tokens.push(token);
+    /// The token that was expected at `place`.
+    pub(crate) fn fill(&mut self, place: usize, token: TokenId) {
+        if let Some(expected) = self.tokens.get_mut(place) {
+            *expected = token;
+        }
         if let Some(counts) = &mut self.counts {
             counts.push(token);
         }

@@ -39,6 +39,7 @@ impl Device for CpuDevice {
     type Table = CpuTable;
     type Cache = CpuCache;
     type Rotary = CpuRotary;
+    type Chosen = Infallible;
     type Recording = Infallible;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<CpuTensor, DeviceError> {

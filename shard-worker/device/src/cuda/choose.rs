@@ -1,9 +1,7 @@
 //! Choosing tokens on the device.
 
-use tessera_types::TokenId;
-
 use super::{
-    CudaDevice, CudaTensor,
+    CudaChosen, CudaDevice, CudaTensor,
     kernel::{Geometry, Kernel, int},
 };
 use crate::{Choosing, DeviceError, LogitEdit};
@@ -20,7 +18,7 @@ impl CudaDevice {
         vocab_size: usize,
         choosing: &[Choosing],
         edits: &[LogitEdit],
-    ) -> Result<Vec<Option<TokenId>>, DeviceError> {
+    ) -> Result<CudaChosen, DeviceError> {
         let rows = choosing.len();
         if parts == 0 || rows * parts != logits.rows || logits.cols * parts < vocab_size {
             let detail = format!("{rows} rows of {vocab_size} in {parts} parts of {}x{}", logits.rows, logits.cols);
@@ -42,8 +40,8 @@ impl CudaDevice {
             ];
             self.kernels.launch(Kernel::EditLogits, Geometry::rows(rows, 256), &args)?;
         }
-        let chosen = self.scratch(2 * rows * size_of::<u32>())?;
-        let finite = chosen.address() + (rows * size_of::<u32>()) as u64;
+        let chosen = self.new_chosen(rows)?;
+        let (ids, finite) = chosen.addresses();
         let args = [
             logits.address().into(),
             parts.into(),
@@ -51,13 +49,10 @@ impl CudaDevice {
             part.into(),
             int(vocab_size)?.into(),
             parameters.address().into(),
-            chosen.address().into(),
+            ids.into(),
             finite.into(),
         ];
         self.kernels.launch(Kernel::Sample, Geometry::rows(rows, THREADS), &args)?;
-        let mut answers = vec![0_u32; 2 * rows];
-        self.context.download(chosen.address(), &mut answers)?;
-        let (tokens, finite) = answers.split_at(rows);
-        Ok(tokens.iter().zip(finite).map(|(token, finite)| (*finite != 0).then_some(TokenId(*token))).collect())
+        Ok(chosen)
     }
 }

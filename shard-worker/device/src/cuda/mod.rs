@@ -5,12 +5,14 @@
 
 mod attention;
 mod choose;
+mod chosen;
 mod compile;
 mod context;
 mod failure;
 mod gemm;
 mod kernel;
 mod ops;
+mod pinned;
 mod recording;
 mod rows;
 mod staging;
@@ -20,12 +22,14 @@ mod workspace;
 
 use std::{path::PathBuf, sync::Arc};
 
+pub use chosen::CudaChosen;
 pub use context::CudaGpu;
 pub use recording::Recording;
 pub use rows::CudaRows;
 pub use tensor::CudaTensor;
 pub use weights::{CudaCache, CudaMatrix, CudaRotary, CudaTable, CudaVector};
 
+use chosen::Landings;
 use context::Context;
 use kernel::Kernels;
 use recording::Recordings;
@@ -58,6 +62,7 @@ pub struct CudaDevice {
     // Fields are dropped in this order: the context goes last.
     kernels: Kernels,
     staging: Staging,
+    landings: Arc<Landings>,
     recordings: Recordings,
     records: bool,
     workspace: Arc<Workspace>,
@@ -87,6 +92,7 @@ impl CudaDevice {
         Ok(Self {
             kernels,
             staging: Staging::new(&context)?,
+            landings: Landings::new(&context),
             recordings: Recordings::default(),
             records: config.records,
             workspace: workspace(bytes - bytes / RECORDED_PART, "the workspace")?,

@@ -3,7 +3,7 @@
 use tessera_types::{DeviceDtype, DeviceSlice, TokenId};
 
 use super::{
-    CudaCache, CudaDevice, CudaMatrix, CudaRotary, CudaRows, CudaTable, CudaTensor, CudaVector, Recording,
+    CudaCache, CudaChosen, CudaDevice, CudaMatrix, CudaRotary, CudaRows, CudaTable, CudaTensor, CudaVector, Recording,
     kernel::{Geometry, Kernel, int},
     tensor::Numbers,
 };
@@ -52,6 +52,7 @@ impl Device for CudaDevice {
     type Table = CudaTable;
     type Cache = CudaCache;
     type Rotary = CudaRotary;
+    type Chosen = CudaChosen;
     type Recording = Recording;
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<CudaTensor, DeviceError> {
@@ -330,8 +331,34 @@ impl Device for CudaDevice {
         vocab_size: usize,
         choosing: &[Choosing],
         edits: &[LogitEdit],
-    ) -> Result<Vec<Option<TokenId>>, DeviceError> {
+    ) -> Result<CudaChosen, DeviceError> {
         self.choose_tokens(logits, parts, vocab_size, choosing, edits)
+    }
+
+    fn nothing_chosen(&self) -> Result<CudaChosen, DeviceError> {
+        let mut nothing = self.new_chosen(0)?;
+        self.fetch_chosen(&mut nothing)?;
+        Ok(nothing)
+    }
+
+    fn chosen_slice(&self, chosen: &CudaChosen) -> Option<DeviceSlice> {
+        Some(self.slice_of_chosen(chosen))
+    }
+
+    fn fetch(&self, chosen: &mut CudaChosen) -> Result<(), DeviceError> {
+        self.fetch_chosen(chosen)
+    }
+
+    fn is_fetched(&self, chosen: &CudaChosen) -> Result<bool, DeviceError> {
+        self.is_fetched_chosen(chosen)
+    }
+
+    fn fetched(&self, chosen: &mut CudaChosen) -> Result<Vec<Option<TokenId>>, DeviceError> {
+        self.read_chosen(chosen)
+    }
+
+    fn feed(&self, placed: &CudaRows, chosen: &CudaChosen, rows: &[(usize, usize)]) -> Result<(), DeviceError> {
+        self.feed_chosen(placed, chosen, rows)
     }
 
     fn recording(&self, rows: &CudaRows) -> Option<u64> {

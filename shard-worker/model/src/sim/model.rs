@@ -128,7 +128,8 @@ impl SimModel {
             self.answer(row, &mut output)?;
         }
         self.ledger.settle(plan, &self.sequences);
-        sequences::settle(&mut self.sequences, plan, &output.sampled);
+        sequences::advance(&mut self.sequences, plan);
+        sequences::push(&mut self.sequences, &output.sampled);
         output.timings = StepTimings {
             encode_us: micros(time.encode),
             forward_us: micros(time.forward),

@@ -1,10 +1,10 @@
 //! The forward pass on a GPU, which here is a stand-in that runs the kernels on the CPU.
 
-use tessera_collective::Solo;
+use tessera_collective::{CollectiveError, Solo};
 use tessera_device::Dtype;
 use tessera_device::cuda::{CudaConfig, CudaDevice};
 use tessera_model::{CacheConfig, Model, WeightSource};
-use tessera_types::{Rank, SamplingParams, SequenceId, ShardPlan, TokenId};
+use tessera_types::{Chunk, Rank, SamplingParams, SequenceId, ShardPlan, StepOutput, TokenId};
 
 use crate::cases::{self, Case};
 use crate::driver::{Driver, greedy, start};
@@ -114,4 +114,73 @@ fn chosen(model: &mut Model<CudaDevice>, seen: bool) -> Vec<(SequenceId, TokenId
 fn recorded_passes_and_choices_of_the_device_give_what_the_host_would_choose() {
     let wanted = chosen(&mut model("hf", false), true);
     assert_eq!(chosen(&mut model("hf", true), false), wanted);
+}
+
+/// Ten tokens of two sequences, whose steps are each begun before the last one has ended; the second sequence is ended while
+/// its last token is still to come.
+fn chosen_ahead(records: bool) -> Vec<(SequenceId, TokenId)> {
+    let (mut model, mut driver, case) = (model("hf", records), Driver::new(), &cases::all()[0]);
+    let [greedy, drawn, _] = ways();
+    driver.start(start(1, case, greedy));
+    driver.start(start(2, case, drawn));
+    let mut tokens = Vec::new();
+    let mut note = |output: StepOutput| tokens.extend(output.sampled.iter().map(|sampled| (sampled.sequence, sampled.token)));
+    for step in 0..11 {
+        driver.chunk(1, usize::MAX);
+        if step < 10 {
+            driver.chunk(2, usize::MAX);
+        } else {
+            driver.plan.end.push(SequenceId(2));
+        }
+        let plan = driver.take();
+        assert!(model.is_followed_by(&plan));
+        assert_eq!(model.begin(&plan).unwrap(), None, "the tokens of a step that was just begun are known");
+        if model.open_steps() == 2 {
+            note(model.end().unwrap());
+        }
+    }
+    note(model.end().unwrap());
+    assert_eq!(model.end(), Err(CollectiveError::Aborted.into()), "nothing is open any more");
+    tokens
+}
+
+#[test]
+fn steps_begun_before_the_last_tokens_are_known_give_the_same_tokens() {
+    let (mut model, mut driver, case) = (model("hf", false), Driver::new(), &cases::all()[0]);
+    let [greedy, drawn, _] = ways();
+    driver.start(start(1, case, greedy));
+    driver.start(start(2, case, drawn));
+    let mut wanted = Vec::new();
+    for step in 0..11 {
+        (1..=if step < 10 { 2 } else { 1 }).for_each(|id| driver.chunk(id, usize::MAX));
+        wanted.extend(driver.step_unseen(&mut model).sampled.iter().map(|sampled| (sampled.sequence, sampled.token)));
+    }
+    assert_eq!(wanted.len(), 21);
+    assert_eq!([false, true].map(chosen_ahead), [wanted.clone(), wanted]);
+}
+
+#[test]
+fn a_step_that_needs_tokens_on_the_host_waits_for_them() {
+    let (mut model, mut driver, case) = (model("hf", false), Driver::new(), &cases::all()[0]);
+    let [plain, _, penalised] = ways();
+    let mut described = plain.clone();
+    described.logprobs.generated = Some(0);
+    for (id, sampling) in (1..).zip([plain, penalised, described]) {
+        driver.start(start(id, case, sampling));
+        driver.chunk(id, usize::MAX);
+    }
+    // Its log-probabilities are the host's work, so this step ends as it is begun.
+    assert_eq!(model.begin(&driver.take()).unwrap().map(|output| output.sampled.len()), Some(3));
+    (1..=2).for_each(|id| driver.chunk(id, usize::MAX));
+    assert_eq!(model.begin(&driver.take()).unwrap(), None);
+    let followed = |model: &Model<CudaDevice>| {
+        [1, 2, 3].map(|id| {
+            let mut driver = Driver::at(3);
+            driver.plan.chunks = vec![Chunk { sequence: SequenceId(id), start: 0, len: 1, new_blocks: Vec::new(), sample: true }];
+            model.is_followed_by(&driver.take())
+        })
+    };
+    assert_eq!(followed(&model), [true, false, false]);
+    model.end().unwrap();
+    assert_eq!(followed(&model), [true; 3]);
 }

@@ -164,7 +164,8 @@ impl Driver {
         model.step(&self.take()).unwrap()
     }
 
-    fn take(&mut self) -> StepPlan {
+    /// The plan, and begins the next one.
+    pub(crate) fn take(&mut self) -> StepPlan {
         let next = empty_plan(self.plan.step.0 + 1);
         std::mem::replace(&mut self.plan, next)
     }

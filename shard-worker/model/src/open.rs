@@ -1,0 +1,112 @@
+//! Steps that were begun and not ended: the device works on them, and their tokens are still there.
+//!
+//! The step behind may be begun all the same, since it feeds whatever token was chosen: so a device goes from step to step
+//! without the host between them.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use tessera_device::Device;
+use tessera_types::{Chunk, Sampled, SequenceId, StepOutput, StepPlan, TokenId, special};
+
+use crate::batch::{Batch, LogitsRow};
+use crate::choose::LOGITS_ROWS;
+use crate::error::ModelError;
+use crate::sequences::Sequences;
+
+/// A step whose tokens are still on the device.
+pub(crate) struct Open<D: Device> {
+    /// All that is known of it.
+    pub(crate) output: StepOutput,
+    pub(crate) began: Instant,
+    /// Tokens of [`LOGITS_ROWS`] rows each.
+    pub(crate) groups: Vec<D::Chosen>,
+    rows: Vec<OpenRow>,
+}
+
+/// A row whose token is still on the device.
+struct OpenRow {
+    sequence: SequenceId,
+    /// Where among its sequence's tokens it goes, while the sequence is there.
+    place: Option<usize>,
+}
+
+impl<D: Device> Open<D> {
+    /// The tokens of `rows`, chosen in `groups`. Their sequences get a place for each.
+    pub(crate) fn new(
+        output: StepOutput,
+        began: Instant,
+        groups: Vec<D::Chosen>,
+        rows: &[LogitsRow],
+        sequences: &mut Sequences,
+    ) -> Self {
+        let row = |wanted: &LogitsRow| {
+            let place = sequences.get_mut(&wanted.sequence).map(|sequence| sequence.expect());
+            OpenRow { sequence: wanted.sequence, place }
+        };
+        Self { rows: rows.iter().map(row).collect(), output, began, groups }
+    }
+
+    /// Whether a plan can be begun while this step is open: penalties and log-probabilities need its tokens on the host.
+    pub(crate) fn is_followed_by(&self, plan: &StepPlan, sequences: &Sequences) -> bool {
+        let needs_host = |chunk: &Chunk| {
+            sequences.get(&chunk.sequence).is_some_and(|sequence| {
+                let logprobs = &sequence.sampling.logprobs;
+                sequence.counts.is_some() || logprobs.generated.is_some() || logprobs.prompt.is_some()
+            })
+        };
+        let starts_so = plan.start.iter().any(|start| {
+            let logprobs = &start.sampling.logprobs;
+            logprobs.generated.is_some() || logprobs.prompt.is_some()
+        });
+        !starts_so && !plan.chunks.iter().any(needs_host)
+    }
+
+    /// Notes that sequences end: their tokens go nowhere.
+    pub(crate) fn end(&mut self, ended: &[SequenceId]) {
+        for row in self.rows.iter_mut().filter(|row| ended.contains(&row.sequence)) {
+            row.place = None;
+        }
+    }
+
+    /// Which rows of a batch get tokens of this step: for each group, pairs of a row and whose token it gets.
+    pub(crate) fn feeds(&self, chunks: &[Chunk], batch: &Batch) -> Vec<(&D::Chosen, Vec<(usize, usize)>)> {
+        let chunk_of: HashMap<SequenceId, usize> = chunks.iter().enumerate().map(|(n, chunk)| (chunk.sequence, n)).collect();
+        let batch_row = |open: &OpenRow| {
+            let n = *chunk_of.get(&open.sequence)?;
+            let (ahead, span) = (open.place?.checked_sub(chunks[n].start as usize)?, &batch.spans[n]);
+            (ahead < span.len()).then_some(span.start + ahead)
+        };
+        let groups = self.groups.iter().zip(self.rows.chunks(LOGITS_ROWS));
+        let pairs = |rows: &[OpenRow]| -> Vec<_> {
+            let fed = rows.iter().enumerate().filter_map(|(choice, open)| Some((batch_row(open)?, choice)));
+            fed.collect()
+        };
+        groups.map(|(chosen, rows)| (chosen, pairs(rows))).filter(|(_, pairs)| !pairs.is_empty()).collect()
+    }
+
+    /// Whether all tokens are on the host.
+    pub(crate) fn is_done(&self, device: &D) -> Result<bool, tessera_device::DeviceError> {
+        // They come in order.
+        self.groups.last().map_or(Ok(true), |last| device.is_fetched(last))
+    }
+
+    /// Gives each sequence its token.
+    pub(crate) fn end_step(mut self, device: &D, sequences: &mut Sequences) -> Result<StepOutput, ModelError> {
+        let mut tokens: Vec<Option<TokenId>> = Vec::with_capacity(self.rows.len());
+        for chosen in &mut self.groups {
+            tokens.extend(device.fetched(chosen)?);
+        }
+        for (OpenRow { sequence, place }, token) in self.rows.into_iter().zip(tokens) {
+            if token.is_none() {
+                self.output.broken.push(sequence);
+            }
+            let token = token.unwrap_or(special::UNKNOWN);
+            if let Some((known, place)) = sequences.get_mut(&sequence).zip(place) {
+                known.fill(place, token);
+            }
+            self.output.sampled.push(Sampled { sequence, token, logprob: None });
+        }
+        Ok(self.output)
+    }
+}
