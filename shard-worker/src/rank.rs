@@ -60,7 +60,8 @@ pub(crate) fn start(
             let _ = commands.try_send(Command::Leave);
         }
     });
-    let mut owner = Owner { weights, device, fence, work, inventory, group: AbortHandle::new(), held: None, open: VecDeque::new() };
+    let mut owner =
+        Owner { weights, device, fence, work, inventory, group: AbortHandle::new(), held: None, open: VecDeque::new() };
     thread::Builder::new().name("rank".into()).spawn(move || {
         while let Some(command) = owner.next(&mut commands) {
             owner.leave_what_ended();

@@ -119,8 +119,11 @@ pub trait Collective: Send {
     /// A handle by which another thread ends a call in progress and all later ones.
     fn abort_handle(&self) -> AbortHandle;
 
-    /// Leaves the group, with nothing left running for it. Later calls fail with `Aborted`. So does dropping it.
-    fn leave(&mut self) {
+    /// Leaves the group, with nothing left running for it. Later calls fail with `Aborted`. So does dropping it. A transport
+    /// that joins devices waits until `is_idle`, a query of the device, says true or fails; the [`LastResort`] follows where it
+    /// never does.
+    fn leave(&mut self, is_idle: &mut dyn FnMut() -> Result<bool, String>) {
+        let _ = is_idle;
         self.abort_handle().abort();
     }
 

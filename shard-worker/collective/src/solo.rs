@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tessera_types::{DeviceSlice, Rank};
 
-use crate::{AbortHandle, Collective, CollectiveError, GroupConfig, call::Call, watch::watch};
+use crate::{
+    AbortHandle, Collective, CollectiveError, GroupConfig,
+    call::Call,
+    watch::{until_idle, watch},
+};
 
 /// The collective of a rank that has no others: everything is done already, in either memory.
 #[derive(Debug)]
@@ -54,6 +58,11 @@ impl Collective for Solo {
         self.abort.clone()
     }
 
+    fn leave(&mut self, is_idle: &mut dyn FnMut() -> Result<bool, String>) {
+        self.abort.abort();
+        until_idle(&self.abort.last_resort(), is_idle);
+    }
+
     fn joins_devices(&self) -> bool {
         true
     }
@@ -80,5 +89,38 @@ impl Collective for Solo {
             let is_done = done().map_err(CollectiveError::Device)?;
             self.abort.check().map(|()| is_done)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::LastResort;
+
+    /// What the last resort was told when a group of one was left whose device answers so.
+    fn told(is_idle: &mut dyn FnMut() -> Result<bool, String>) -> Option<String> {
+        let (tell, told) = mpsc::channel();
+        let act = move |why: &str| tell.send(why.to_owned()).unwrap();
+        let abort = AbortHandle::with_last_resort(LastResort::new(Duration::from_millis(30), act));
+        Solo::new(GroupConfig::DEADLINE, abort.clone()).leave(is_idle);
+        assert!(abort.is_aborted());
+        told.try_recv().ok()
+    }
+
+    #[test]
+    fn a_device_that_never_ends_its_work_is_the_last_resorts() {
+        let why = told(&mut || Ok(false)).unwrap();
+        assert!(why.contains("still at work"), "{why}");
+        let mut asked = 0;
+        assert_eq!(
+            told(&mut || {
+                asked += 1;
+                Ok(asked == 10)
+            }),
+            None
+        );
+        assert_eq!(told(&mut || Err("the device is gone".into())), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::CollectiveError;
+use crate::{CollectiveError, LastResort};
 
 /// Work that is as good as done is seen at once; a whole step is not worth a core.
 const SPIN: Duration = Duration::from_micros(200);
@@ -28,6 +28,14 @@ pub(crate) fn watch(
         }
     }
     Ok(())
+}
+
+/// Waits for a device whose group has ended. What it still does there is short, unless it hangs.
+pub(crate) fn until_idle(last_resort: &LastResort, is_idle: &mut dyn FnMut() -> Result<bool, String>) {
+    let idle = watch(last_resort.limit(), "the device's last work", || is_idle().map_err(CollectiveError::Device));
+    if let Err(CollectiveError::Overdue { deadline_ms, .. }) = idle {
+        last_resort.follow(&format!("the device was still at work {deadline_ms} ms after its group had ended"));
+    }
 }
 
 #[cfg(test)]

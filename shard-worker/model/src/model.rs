@@ -116,7 +116,12 @@ impl<D: Device> Model<D> {
     pub fn leave(&mut self) {
         self.open.clear();
         self.passes.clear();
-        self.ranks.leave();
+        self.ranks.leave(&self.device);
+    }
+
+    /// Passes that were recorded and are replayed.
+    pub fn recorded_passes(&self) -> usize {
+        self.passes.recorded()
     }
 
     /// Counts on `progress`, many times a step, while steps get on.

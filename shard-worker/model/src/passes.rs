@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tessera_device::Device;
+use tracing::warn;
 
 use crate::ModelError;
 
@@ -27,6 +28,11 @@ impl<D: Device> Passes<D> {
     /// Forgets all: what was recorded belongs to a group that is no more.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// Passes that are replayed.
+    pub(crate) fn recorded(&self) -> usize {
+        self.0.values().filter(|pass| matches!(pass, Pass::Recorded { .. })).count()
     }
 
     /// Does `work` on the rows placed, or replays what was recorded of it.
@@ -55,7 +61,8 @@ impl<D: Device> Passes<D> {
                     Ok(hidden)
                 }
                 // Nothing was done yet, so it can be done now.
-                Err(_) => {
+                Err(error) => {
+                    warn!(%error, "a pass cannot be recorded; its kernels are launched one by one from now on");
                     self.0.insert(key, Pass::Refused);
                     Ok(Arc::new(work()?))
                 }

@@ -49,8 +49,8 @@ impl Ranks {
     }
 
     /// Leaves the group, with nothing left running for it.
-    pub(crate) fn leave(&mut self) {
-        self.collective.leave();
+    pub(crate) fn leave<D: Device>(&mut self, device: &D) {
+        self.collective.leave(&mut || device.is_idle().map_err(|error| error.to_string()));
     }
 
     /// Counts on `progress` from now on.
@@ -133,9 +133,8 @@ impl Ranks {
         let mut ids = device.tensor(1, tokens.len())?;
         let bits: Vec<f32> = tokens.iter().map(|token| f32::from_bits(token.0)).collect();
         device.write(&mut ids, &bits)?;
-        if let Some(slice) = device.slice(&ids) {
-            self.collective.broadcast_device(Rank(0), slice)?;
-        }
+        let place = device.slice(&ids).ok_or_else(|| CollectiveError::Device("its memory cannot be shared".into()))?;
+        self.collective.broadcast_device(Rank(0), place)?;
         self.settle(device)?;
         for (token, bits) in tokens.iter_mut().zip(device.read(&ids)?) {
             *token = TokenId(bits.to_bits());
@@ -153,7 +152,7 @@ impl Ranks {
 
     /// Waits for the device, where others could leave it waiting for ever.
     pub(crate) fn settle<D: Device>(&mut self, device: &D) -> Result<(), ModelError> {
-        if self.collective.size() == 1 || !self.collective.joins_devices() {
+        if !self.collective.joins_devices() {
             return Ok(());
         }
         self.wait(&mut || device.is_idle())

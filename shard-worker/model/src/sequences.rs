@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use tessera_types::{BlockId, Chunk, PlacedImage, Sampled, SamplingParams, SequenceId, SequenceStart, StepPlan, TokenId, special};
+use tessera_types::{
+    BlockId, Chunk, PlacedImage, Sampled, SamplingParams, SequenceId, SequenceStart, StepPlan, TokenId, special,
+};
 
 use crate::sampling::{Choice, TokenCounts};
 

@@ -39,7 +39,11 @@ use std::{
 use cudarc::nccl::sys::{cudaStream_t, ncclComm_t};
 use tessera_types::{DeviceSlice, Rank};
 
-use crate::{AbortHandle, Collective, CollectiveError, GroupConfig, call::Call, watch::watch};
+use crate::{
+    AbortHandle, Collective, CollectiveError, GroupConfig,
+    call::Call,
+    watch::{until_idle, watch},
+};
 use communicator::{Communicator, State};
 use library::{Library, data_type, library};
 
@@ -142,10 +146,11 @@ impl Collective for Nccl {
         self.abort.clone()
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, is_idle: &mut dyn FnMut() -> Result<bool, String>) {
         self.abort.abort();
         self.communicator.end();
         self.communicator.wait_for_end();
+        until_idle(&self.abort.last_resort(), is_idle);
     }
 
     fn joins_devices(&self) -> bool {

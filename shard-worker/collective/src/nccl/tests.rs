@@ -264,7 +264,7 @@ fn a_rank_that_leaves_or_is_dropped_is_gone_when_that_returns() {
 
     let script = new(Script::default());
     let mut nccl = joined(script, AbortHandle::new());
-    nccl.leave();
+    nccl.leave(&mut || Ok(true));
     assert_eq!(script.aborted.load(SeqCst), 1);
     assert_eq!(nccl.all_reduce_device(slice(8)), Err(CollectiveError::Aborted));
 }

@@ -113,7 +113,9 @@ fn chosen(model: &mut Model<CudaDevice>, seen: bool) -> Vec<(SequenceId, TokenId
 #[test]
 fn recorded_passes_and_choices_of_the_device_give_what_the_host_would_choose() {
     let wanted = chosen(&mut model("hf", false), true);
-    assert_eq!(chosen(&mut model("hf", true), false), wanted);
+    let mut recording = model("hf", true);
+    assert_eq!(chosen(&mut recording, false), wanted);
+    assert!(recording.recorded_passes() > 0, "no pass was recorded");
 }
 
 /// Ten tokens of two sequences, whose steps are each begun before the last one has ended; the second sequence is ended while
