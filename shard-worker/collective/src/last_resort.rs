@@ -38,7 +38,8 @@ impl LastResort {
         self.limit
     }
 
-    pub(crate) fn follow(&self, why: &str) {
+    /// Does what it does; `why` is one sentence.
+    pub fn follow(&self, why: &str) {
         (self.act)(why);
     }
 }

@@ -138,6 +138,11 @@ pub trait Device: Send {
         self.tensor(rows, cols)
     }
 
+    /// A matrix as [`Device::working`] makes them, for what outlives the pass.
+    fn lasting(&self, rows: usize, cols: usize) -> Result<Self::Tensor, DeviceError> {
+        self.working(rows, cols)
+    }
+
     /// Hands a pass's rows to the device.
     fn place<'a>(&self, rows: Rows<'a>) -> Result<Self::Placed<'a>, DeviceError>;
 
@@ -338,6 +343,10 @@ pub trait Device: Send {
         let _ = work;
         Err(DeviceError::Shape { operation: "record", detail: "this device records nothing".into() }.into())
     }
+
+    /// All recordings are gone: what was set apart for them can be used again. What a device refuses to record depends on what it
+    /// was asked for since, so that ranks that are asked alike refuse alike.
+    fn forget_recordings(&self) {}
 
     /// Does again what was recorded, with the rows placed last for its key.
     fn replay(&self, recording: &Self::Recording) -> Result<(), DeviceError> {

@@ -33,16 +33,16 @@ pub struct CacheConfig {
 
 /// One rank's shard of a model, ready to run step plans.
 pub struct Model<D: Device> {
-    // Before the group, whose collective they hold.
+    // Dropped first, since graphs hold the collective; then the collective, which must end before its device does.
     pub(crate) passes: Passes<D>,
     /// Steps that were begun, in order.
     pub(crate) open: VecDeque<Open<D>>,
-    /// When the last one ended.
+    pub(crate) ranks: Ranks,
+    /// When the last step ended.
     pub(crate) ended: Instant,
     pub(crate) spec: ModelSpec,
     pub(crate) plan: ShardPlan,
     pub(crate) device: D,
-    pub(crate) ranks: Ranks,
     pub(crate) decoder: Decoder<D>,
     pub(crate) vision: Option<Vision<D>>,
     pub(crate) cache: D::Cache,
@@ -104,7 +104,7 @@ impl<D: Device> Model<D> {
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<(), ModelError> {
         fits(&self.plan, collective.as_ref())?;
         self.open.clear();
-        self.passes.clear();
+        self.passes.clear(&self.device);
         self.ranks.join(collective);
         self.sequences.clear();
         self.ledger.clear();
@@ -115,7 +115,7 @@ impl<D: Device> Model<D> {
     /// Leaves the group and keeps the weights. What was recorded goes first: a collective of devices ends only then.
     pub fn leave(&mut self) {
         self.open.clear();
-        self.passes.clear();
+        self.passes.clear(&self.device);
         self.ranks.leave(&self.device);
     }
 

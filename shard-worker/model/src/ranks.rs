@@ -161,8 +161,18 @@ impl Ranks {
     /// Waits until `done` says true, and meanwhile looks after the group: a rank that is gone may leave a device waiting for
     /// ever.
     pub(crate) fn wait(&mut self, done: &mut dyn FnMut() -> Result<bool, DeviceError>) -> Result<(), ModelError> {
-        let mut done = || done().map_err(|error| error.to_string());
-        Ok(self.collective.watch(&mut done)?)
+        let mut failure = None;
+        let watched = self.collective.watch(&mut || {
+            done().map_err(|error| {
+                let said = error.to_string();
+                failure = Some(error);
+                said
+            })
+        });
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(watched?),
+        }
     }
 
     /// Whether gathered rows are where the device can go on with them.

@@ -90,7 +90,7 @@ impl<D: Device> Vision<D> {
         let adapted = self.adapter.forward(device, ranks, &encoded)?;
         let (_, dim) = device.shape(&adapted);
         let cut = |span: Range<usize>| {
-            let mut image = device.working(span.len(), dim)?;
+            let mut image = device.lasting(span.len(), dim)?;
             let to: Vec<usize> = (0..span.len()).collect();
             device.copy_rows(&adapted, &span.collect::<Vec<_>>(), &mut image, &to)?;
             Ok(image)

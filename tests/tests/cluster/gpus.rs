@@ -48,3 +48,19 @@ async fn ranks_on_gpus_that_recorded_passes_outlive_their_group() -> Result<()> 
     assert_eq!(ask(&address, &request, &Lives::default()).await?.sequences[&0].tokens, expected);
     Ok(())
 }
+
+/// CUDA's errors of a kind leave a process with nothing it can do on its GPU: only another process can use that again.
+#[tokio::test]
+async fn a_worker_that_lost_its_gpu_ends_and_another_takes_its_place() -> Result<()> {
+    let _alone = alone().await;
+    // The first picture's attention reads what it may not.
+    let failing = Some(("w1", "FAKE_CUDA_FAIL=attend_image_32:1:700"));
+    let mut fleet = Fleet::start(Plan { gpus: true, workers: 2, later: 1, failing, ..Plan::default() }).await?;
+    let (request, expected) = (picture()?, reference_of_the_first_picture()?);
+    let address = fleet.doors()[0].address.clone();
+    let answer = tokio::spawn(async move { ask(&address, &request, &Lives::default()).await });
+    assert_eq!(fleet.end("w1").await?, Some(75));
+    fleet.restart("w2").await?;
+    assert_eq!(answer.await??.sequences[&0].tokens, expected);
+    Ok(())
+}

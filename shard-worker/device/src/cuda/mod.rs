@@ -17,6 +17,7 @@ mod recording;
 mod rows;
 mod staging;
 mod tensor;
+mod uploads;
 mod weights;
 mod workspace;
 
@@ -35,6 +36,7 @@ use kernel::Kernels;
 use recording::Recordings;
 use staging::Staging;
 use tensor::Numbers;
+use uploads::Uploads;
 use workspace::{Region, Workspace};
 
 use crate::{DeviceError, Dtype};
@@ -63,6 +65,7 @@ pub struct CudaDevice {
     kernels: Kernels,
     staging: Staging,
     landings: Arc<Landings>,
+    uploads: Uploads,
     recordings: Recordings,
     records: bool,
     workspace: Arc<Workspace>,
@@ -92,7 +95,8 @@ impl CudaDevice {
         Ok(Self {
             kernels,
             staging: Staging::new(&context)?,
-            landings: Landings::new(&context),
+            landings: Landings::new(&context)?,
+            uploads: Uploads::new(&context)?,
             recordings: Recordings::default(),
             records: config.records,
             workspace: workspace(bytes - bytes / RECORDED_PART, "the workspace")?,
@@ -117,9 +121,7 @@ impl CudaDevice {
     }
 
     fn matrix(&self, rows: usize, cols: usize, numbers: Numbers) -> Result<CudaTensor, DeviceError> {
-        let bytes = rows.checked_mul(cols).and_then(|count| count.checked_mul(numbers.size()));
-        let what = || DeviceError::Shape { operation: "tensor", detail: format!("{rows} rows of {cols} numbers") };
-        let region = self.scratch(bytes.ok_or_else(what)?)?;
+        let region = self.scratch(tensor::bytes(rows, cols, numbers)?)?;
         Ok(CudaTensor { rows, cols, numbers, region })
     }
 }

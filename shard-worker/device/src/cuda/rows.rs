@@ -164,12 +164,14 @@ impl CudaDevice {
         append(&mut offsets.singles, &mut layout.singles.iter().flatten().copied());
         append(&mut offsets.tiles, &mut layout.tiles.iter().flatten().copied());
         let splits = attention::splits(layout.longest_single);
-        let recording = self.recording_key(count, splits, !images && layout.singles.len() == count && rows.tokens.len() == count);
+        // An image's feature is laid in its place from where no recording knows.
+        let all_tokens = rows.tokens.len() == count && rows.tokens.iter().all(Option::is_some);
+        let recording = self.recording_key(count, splits, !images && layout.singles.len() == count && all_tokens);
         let memory = match recording {
-            Some(key) => self.recordings.rows(key, || self.workspace.take(size_of_val(&*numbers)))?,
+            Some(key) => self.recordings.rows(key, || self.recorded.take(size_of_val(&*numbers)))?,
             None => Arc::new(self.workspace.take(size_of_val(&*numbers))?),
         };
-        self.context.upload(memory.address(), &numbers)?;
+        self.upload(memory.address(), &numbers)?;
         let highest_slot = layout.slots.iter().copied().max().unwrap_or(0).max(0) as usize;
         Ok(CudaRows {
             memory,
