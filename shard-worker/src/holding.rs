@@ -230,7 +230,8 @@ impl Holding {
     }
 }
 
-fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
+/// Bytes of the weights that a rank holds.
+pub(crate) fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
     (shard_parameters(spec, plan) * element_bytes(dtype)) as u64
 }
 
