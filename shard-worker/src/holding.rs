@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::{
     DeviceConfig,
+    advice::step_tokens,
     error::LoadError,
     guard::guarded,
     request::{LoadRequest, ModelId, element_bytes},
@@ -95,7 +96,8 @@ impl Holding {
             Some(Forward::Sim(model)) => model.count_progress(counter.clone()),
             None => {}
         }
-        loaded
+        let step_tokens = held.as_ref().map_or(0, |held| step_tokens(device, held.spec(), held.plan()));
+        loaded.map(|loaded| Loaded { step_tokens, ..loaded })
     }
 
     /// What is wrong with the request itself is found before any rank waits for another; the group is joined before the
@@ -250,5 +252,6 @@ fn loaded(held: &Option<Holding>, spec: &ModelSpec, kv_blocks: u32, bytes_read: 
     let weight_bytes = held.as_ref().map_or(0, Holding::weight_bytes);
     let weights = held.as_ref().and_then(|held| held.weights);
     let model_fingerprint = weights.map(|weights| weights.to_string()).unwrap_or_default();
-    Ok(Loaded { kv_blocks, model_spec: serde_json::to_string(spec)?, weight_bytes, bytes_read, model_fingerprint })
+    let model_spec = serde_json::to_string(spec)?;
+    Ok(Loaded { kv_blocks, model_spec, weight_bytes, bytes_read, model_fingerprint, ..Loaded::default() })
 }

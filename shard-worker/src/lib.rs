@@ -4,6 +4,7 @@
 //! waits for arithmetic. Which group the worker obeys is kept between them, so that a newer epoch, a release or a
 //! broken stream ends what the thread waits for.
 
+mod advice;
 mod announce;
 mod config;
 mod error;

@@ -158,9 +158,10 @@ pub(crate) struct ReplicaArgs {
     /// Sequences in one step at most.
     #[arg(long, value_name = "N", default_value_t = 64, env = "TESSERA_MAX_SEQUENCES", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_sequences: u32,
-    /// Tokens in one step at most: decode first, then prefill chunks.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, env = "TESSERA_STEP_TOKENS", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(crate) step_tokens: u32,
+    /// Tokens in one step at most: decode first, then prefill chunks. When unset 512 on CPUs, and on GPUs 8192 or what has
+    /// room there.
+    #[arg(long, value_name = "TOKENS", env = "TESSERA_STEP_TOKENS", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) step_tokens: Option<u32>,
     /// Requests that may wait; more are refused with a time to retry after.
     #[arg(long, value_name = "N", default_value_t = 256, env = "TESSERA_QUEUE", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) queue: u32,

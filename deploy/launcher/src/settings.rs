@@ -179,7 +179,7 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
         },
         max_context: args.max_context,
         max_sequences: args.max_sequences as usize,
-        step_tokens: args.step_tokens as usize,
+        step_tokens: args.step_tokens.map(|tokens| tokens as usize),
         queue: args.queue as usize,
         ..usual
     }

@@ -32,6 +32,7 @@ mod vision;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Fingerprint, Layout, WeightSource, shape};
+pub use decoder::pass_row_bytes;
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use sim::{SimModel, SimSetup};
