@@ -19,7 +19,6 @@ mod decoder;
 mod error;
 mod layer;
 mod ledger;
-mod mix;
 mod model;
 mod passes;
 mod ranks;
