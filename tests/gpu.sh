@@ -73,7 +73,8 @@ nccl() {
     echo "$answer"; [ -n "$answer" ]
 }
 speed() {
-    "$gpu/release/tessera" up --device cuda --model pixtral-12b --load-format dummy --step-tokens 8192 --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$gpu/up.log" 2>&1 &
+    "$gpu/release/tessera" bench --roofline | tee "$gpu/roofline.log"
+    "$gpu/release/tessera" up --device cuda --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$gpu/up.log" 2>&1 &
     local up=$!
     timeout 240 bash -c "until grep -q '^ready ' '$gpu/up.log'; do sleep 0.2; kill -0 $up || exit 1; done" || { tail -5 "$gpu/up.log"; kill "$up"; return 1; }
     for streams in 1 8 32 64; do

@@ -74,7 +74,7 @@ pub(crate) struct Wires {
 impl Driver {
     pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
-        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
+        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1, 0))?;
         let metrics = Metrics::new(&config.replica, config.tp);
         let Wires { commands, state, group, health, registry, siblings, stop } = wires;
         Ok(Self {
@@ -174,8 +174,10 @@ impl Driver {
     /// Starts a group off: with an empty engine the first time, with everything that ran before otherwise.
     fn begin(&mut self, group: &Group) -> Result<(), ConfigError> {
         if self.model.is_none() {
-            self.engine = Engine::new(self.config.engine(&group.spec, group.kv_blocks))?;
+            self.engine = Engine::new(self.config.engine(&group.spec, group.kv_blocks, group.step_tokens))?;
         }
+        // Other workers may have less room for what a step computes with.
+        self.engine.bound_steps(self.config.step_tokens(group.step_tokens));
         self.engine.reset(self.now(), group.epoch, group.kv_blocks as usize);
         let cause = if self.model.is_none() { "start" } else { "loss" };
         metrics::counter!(names::GROUPS_FORMED_TOTAL, "cause" => cause).increment(1);

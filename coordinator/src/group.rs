@@ -5,6 +5,7 @@ mod claim;
 mod codec;
 mod form;
 mod load;
+mod pace;
 mod pulse;
 mod request;
 mod run;

@@ -5,7 +5,7 @@
 mod fake;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
 
@@ -50,6 +50,24 @@ async fn info_tells_limits_and_the_least_ranks_blocks() {
     let members = replica.registry.members().await.unwrap().1;
     assert_eq!(members.claims.len(), 2);
     assert_eq!(members.replicas["replica"].model, "model");
+}
+
+/// Tokens of the largest step of a replica whose ranks advise so many, for a prompt of 400.
+async fn largest_step(asked: Option<usize>, advice: [u32; 2]) -> u32 {
+    let config = tessera_coordinator::Config { step_tokens: asked, ..config(2) };
+    let next = AtomicUsize::new(0);
+    let mut replica = Replica::start(config, 2, |control| control.advice = advice[next.fetch_add(1, SeqCst)]).await;
+    replica.until(|state| state.load.ready).await;
+    let heard = Heard::all(replica.generate(request("r", 400, 3)).await.unwrap()).await;
+    assert_eq!(heard.tokens, expected(&prompt(400), 5, 3));
+    replica.control(0).largest_step
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_has_as_many_tokens_as_all_ranks_advise_unless_somebody_says_otherwise() {
+    assert_eq!(largest_step(None, [200, 150]).await, 150);
+    assert_eq!(largest_step(None, [200, 0]).await, 400, "512 where a rank does not say");
+    assert_eq!(largest_step(Some(60), [200, 150]).await, 60);
 }
 
 /// A request of 40 tokens through a fault in step 12 of one worker, with a spare worker at hand.

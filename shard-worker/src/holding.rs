@@ -1,7 +1,7 @@
 //! What a rank holds: the weights on its device, kept from group to group as long as they fit.
 
 use std::sync::{Arc, atomic::AtomicU64};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
@@ -13,9 +13,11 @@ use tessera_device::{
 use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_parameters};
 use tessera_proto::internal::Loaded;
 use tessera_types::{ModelSpec, Rank, ShardPlan, StepOutput, StepPlan};
+use tracing::info;
 
 use crate::{
     DeviceConfig,
+    advice::step_tokens,
     error::LoadError,
     guard::guarded,
     request::{LoadRequest, ModelId, element_bytes},
@@ -94,7 +96,8 @@ impl Holding {
             Some(Forward::Sim(model)) => model.count_progress(counter.clone()),
             None => {}
         }
-        loaded
+        let step_tokens = held.as_ref().map_or(0, |held| step_tokens(device, held.spec(), held.plan()));
+        loaded.map(|loaded| Loaded { step_tokens, ..loaded })
     }
 
     /// What is wrong with the request itself is found before any rank waits for another; the group is joined before the
@@ -121,11 +124,14 @@ impl Holding {
             let device = device().map_err(ModelError::from)?;
             let collective = join_with(&request.group, abort.clone())?;
             let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
+            let (began, mut bytes) = (Instant::now(), 0);
             let mut progress = |done, total| {
+                bytes = done;
                 progress(done, total);
                 if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
             };
             let model = Model::load(&source, plan, device, collective, cache, &mut progress)?;
+            tell_pace(bytes, source.bytes_read(), began.elapsed());
             *held = Some(Self::new(D::forward(model), request, weights, blocks));
         }
         loaded(held, spec, blocks, source.bytes_read())
@@ -262,13 +268,22 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, Mode
     guarded(work).unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
 }
 
-fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
+/// Bytes of the weights that a rank holds.
+pub(crate) fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
     (shard_parameters(spec, plan) * element_bytes(dtype)) as u64
+}
+
+/// Logs how fast weights came onto the device, whether they were read or made up.
+fn tell_pace(bytes: u64, bytes_read: u64, took: Duration) {
+    let (gigabytes, seconds) = (bytes as f64 / 1e9, took.as_secs_f64());
+    let how = if bytes_read > 0 { "read" } else { "made up" };
+    info!(bytes, seconds, "weights were {how}: {gigabytes:.2} GB in {seconds:.2} s, {:.2} GB/s", gigabytes / seconds);
 }
 
 fn loaded(held: &Option<Holding>, spec: &ModelSpec, kv_blocks: u32, bytes_read: u64) -> Result<Loaded, LoadError> {
     let weight_bytes = held.as_ref().map_or(0, Holding::weight_bytes);
     let weights = held.as_ref().and_then(|held| held.weights);
     let model_fingerprint = weights.map(|weights| weights.to_string()).unwrap_or_default();
-    Ok(Loaded { kv_blocks, model_spec: serde_json::to_string(spec)?, weight_bytes, bytes_read, model_fingerprint })
+    let model_spec = serde_json::to_string(spec)?;
+    Ok(Loaded { kv_blocks, model_spec, weight_bytes, bytes_read, model_fingerprint, ..Loaded::default() })
 }

@@ -287,7 +287,8 @@ impl Former {
         match load(&members, requests, timeouts.load_stall, &self.state).await {
             Ok(model) => {
                 (self.ranks, self.least) = (ids, 1);
-                info!(%epoch, kv_blocks = model.kv_blocks, tp = members.len(), "the group is ready");
+                let step_tokens = self.config.step_tokens(model.step_tokens);
+                info!(%epoch, kv_blocks = model.kv_blocks, tp = members.len(), step_tokens, "the group is ready");
                 Ok((members, model))
             }
             Err(error) => {

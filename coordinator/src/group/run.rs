@@ -83,6 +83,8 @@ pub(crate) struct Group {
     /// What its weights are known by.
     pub(crate) fingerprint: String,
     pub(crate) kv_blocks: u32,
+    /// Tokens of a step that its ranks advise; 0 where they do not.
+    pub(crate) step_tokens: u32,
     members: Vec<Member>,
     plans: Vec<mpsc::Sender<Bytes>>,
     results: SelectAll<BoxStream<'static, (Rank, Result<wire::StepResult, Status>)>>,
@@ -129,7 +131,7 @@ impl Group {
         }
         let state = |member: &Member| RankState { before: member.progress, now: member.progress, draining: false };
         let ranks = members.iter().map(state).collect();
-        let Model { spec, fingerprint, kv_blocks } = model;
+        let Model { spec, fingerprint, kv_blocks, step_tokens } = model;
         let (steps, suspects, now) = (VecDeque::new(), BTreeSet::new(), Instant::now());
         let (moved, formed) = (now, now);
         Self {
@@ -137,6 +139,7 @@ impl Group {
             spec,
             fingerprint,
             kv_blocks,
+            step_tokens,
             members,
             plans,
             results,

@@ -35,7 +35,7 @@ pub(crate) struct Replica {
 pub(crate) fn config(tp: u16) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = Config::new("replica", any, "model", ModelSource::Folder("/nowhere".into()), tp);
-    config.step_tokens = 32;
+    config.step_tokens = Some(32);
     config.max_sequences = 4;
     config.timeouts.stall = Duration::from_secs(10);
     config.timeouts.load_stall = Duration::from_secs(2);

@@ -46,6 +46,10 @@ pub(crate) struct Control {
     /// Sequences held now, by the last plan.
     pub(crate) held: usize,
     pub(crate) steps: u64,
+    /// Tokens that it would rather have in a step at most; 0: it does not say.
+    pub(crate) advice: u32,
+    /// Tokens of the largest step.
+    pub(crate) largest_step: u32,
 }
 
 #[derive(Clone, Default)]
@@ -77,11 +81,16 @@ impl ShardWorker for FakeWorker {
         }
         self.enter(request.epoch)?;
         *self.rank.lock() = (request.epoch, request.rank);
-        self.control.lock().collective = request.collective;
+        let advice = {
+            let mut control = self.control.lock();
+            control.collective = request.collective;
+            control.advice
+        };
         let loaded = wire::Loaded {
             // Ranks differ in room; the group has what the least has.
             kv_blocks: BLOCKS + 7 * request.rank,
             model_spec: serde_json::to_string(&spec()).unwrap(),
+            step_tokens: advice,
             ..Default::default()
         };
         let (sender, receiver) = mpsc::channel(2);
@@ -154,6 +163,8 @@ impl FakeWorker {
             let (fault, step_time) = {
                 let mut control = self.control.lock();
                 control.steps += 1;
+                let tokens = plan.chunks.iter().map(|chunk| chunk.len).sum();
+                control.largest_step = control.largest_step.max(tokens);
                 let fault = control.fault.take_if(|(step, _)| *step == plan.step).map(|(_, fault)| fault);
                 (fault, control.step_time)
             };

@@ -95,7 +95,7 @@ impl LocalCluster {
                 dtype: DtypeArg::Bf16,
                 max_context: None,
                 max_sequences: 16,
-                step_tokens: 512,
+                step_tokens: None,
                 queue: 16,
             },
             replicas: 1,

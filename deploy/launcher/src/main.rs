@@ -12,6 +12,7 @@ mod progress;
 mod roles;
 mod settings;
 mod status;
+mod table;
 
 use std::process::ExitCode;
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
-use tessera_shard_worker::DeviceConfig;
+use tessera_shard_worker::{DeviceConfig, Dtype};
 use tessera_types::ModelSpec;
 
 use crate::{
@@ -63,7 +63,7 @@ impl Model {
 }
 
 /// A shape by name, or from a configuration file or folder.
-fn shape(model: &str) -> Result<ModelSpec> {
+pub(crate) fn shape(model: &str) -> Result<ModelSpec> {
     if let Some(spec) = ModelSpec::by_name(model) {
         return Ok(spec);
     }
@@ -170,10 +170,7 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
     };
     let usual = tessera_coordinator::Config::new(unique("replica"), listen, &model.name, source, args.tp);
     tessera_coordinator::Config {
-        dtype: match args.dtype {
-            DtypeArg::F32 => "f32".into(),
-            DtypeArg::Bf16 => "bf16".into(),
-        },
+        dtype: dtype_name(args.dtype).into(),
         elastic: args.elastic,
         transport: match args.transport {
             TransportArg::Auto => tessera_coordinator::Transport::Auto,
@@ -182,9 +179,25 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
         },
         max_context: args.max_context,
         max_sequences: args.max_sequences as usize,
-        step_tokens: args.step_tokens as usize,
+        step_tokens: args.step_tokens.map(|tokens| tokens as usize),
         queue: args.queue as usize,
         ..usual
+    }
+}
+
+/// What a precision is called on the wire.
+pub(crate) fn dtype_name(dtype: DtypeArg) -> &'static str {
+    match dtype {
+        DtypeArg::F32 => "f32",
+        DtypeArg::Bf16 => "bf16",
+    }
+}
+
+/// What weights are kept in.
+pub(crate) fn dtype(dtype: DtypeArg) -> Dtype {
+    match dtype {
+        DtypeArg::F32 => Dtype::F32,
+        DtypeArg::Bf16 => Dtype::Bf16,
     }
 }
 

@@ -8,12 +8,14 @@ mod choosing;
 pub mod cpu;
 pub mod cuda;
 mod error;
+mod made_up;
 pub mod sim;
 mod source;
 
 pub use choosing::{Choosing, LogitEdit};
 pub use error::DeviceError;
-pub use source::{MatrixSource, SourceDtype};
+pub use made_up::MadeUp;
+pub use source::{MatrixSource, Origin, SourceDtype};
 
 use std::ops::Range;
 
@@ -169,7 +171,12 @@ pub trait Device: Send {
         Ok(true)
     }
 
-    /// Packs a weight from checkpoint bytes. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
+    /// Waits until all that was asked for is done, where calls return before it is.
+    fn finish(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Packs a weight from checkpoint bytes, or makes it up. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
     ///
     /// `segments` bounds the runs of the inner dimension that are summed apart and joined as a binary tree
     /// (`tessera_types::segment_bounds`); `[0, in]` for a plain sum in order.

@@ -16,6 +16,14 @@ pub(crate) struct LayerSizes {
     pub(crate) eps: f32,
 }
 
+impl LayerSizes {
+    /// Numbers that a row has in a [`Scratch`].
+    pub(crate) fn scratch(&self) -> usize {
+        let Heads { heads, head_dim, .. } = self.heads;
+        2 * self.dim + self.heads.fused() + heads * head_dim + 3 * self.ffn
+    }
+}
+
 /// Weights of a layer.
 pub(crate) struct Layer<D: Device> {
     attention_norm: D::Vector,

@@ -19,7 +19,6 @@ mod decoder;
 mod error;
 mod layer;
 mod ledger;
-mod mix;
 mod model;
 mod open;
 mod passes;
@@ -33,6 +32,7 @@ mod vision;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Fingerprint, Layout, WeightSource, shape};
+pub use decoder::pass_row_bytes;
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use sim::{SimModel, SimSetup};

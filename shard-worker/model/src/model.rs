@@ -80,6 +80,8 @@ impl<D: Device> Model<D> {
         let (kv_heads, head_dim) = (plan.kv_heads.len(), d.head_dim);
         let shape = CacheShape { layers: d.layers, kv_heads, head_dim, blocks: cache.blocks, dtype: cache.dtype };
         let paged = device.cache(shape)?;
+        // What went wrong behind the calls is known before anybody counts on the weights.
+        device.finish()?;
         Ok(Self {
             spec,
             plan,

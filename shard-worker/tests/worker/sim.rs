@@ -105,6 +105,7 @@ async fn nothing_is_read_and_the_cache_has_what_an_h100_has_left() {
     assert_eq!((loaded.bytes_read, loaded.weight_bytes), (0, 2 * 12_682_739_712));
     // Nine tenths of 80 GB, less the weights, at 160 KiB a token and 16 tokens a block.
     assert_eq!(u64::from(loaded.kv_blocks), (72_000_000_000 - 2 * 12_682_739_712) / (16 * 160 * 1024));
+    assert_eq!(loaded.step_tokens, 8192, "GPUs have prompts in large chunks");
     assert_eq!(worker.status().await.device, "sim:h100");
     let record = async || registry.members().await.unwrap().1.workers.remove("w1");
     until("it is registered", async || record().await.is_some()).await;

@@ -69,6 +69,7 @@ kernels! {
     Sample = "sample",
     Widen = "widen",
     Narrow = "narrow",
+    FillDummy = "fill_dummy",
 }
 
 /// An argument, as its eight lowest bytes.

@@ -120,6 +120,10 @@ impl Device for CudaDevice {
         self.context.is_idle()
     }
 
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.context.settle()
+    }
+
     fn load_matrix(&mut self, sources: &[MatrixSource<'_>], _segments: &[usize]) -> Result<CudaMatrix, DeviceError> {
         self.new_matrix(sources)
     }

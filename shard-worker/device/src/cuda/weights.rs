@@ -2,8 +2,12 @@
 
 use tessera_types::BLOCK_TOKENS;
 
-use super::{CudaDevice, context::Memory};
-use crate::{CacheShape, DeviceError, Dtype, MatrixSource};
+use super::{
+    CudaDevice,
+    context::Memory,
+    kernel::{Geometry, Kernel, int},
+};
+use crate::{CacheShape, DeviceError, Dtype, MadeUp, MatrixSource, Origin};
 
 /// A weight `[out, inner]`, row-major.
 pub struct CudaMatrix {
@@ -61,10 +65,38 @@ impl CudaDevice {
                 let detail = format!("rows of {} and of {inner} numbers", source.cols());
                 return Err(DeviceError::Shape { operation: "load_matrix", detail });
             }
-            self.staging.send(&memory, first, (source.rows.len(), inner), |row, out| source.read(row, 0..inner, out))?;
+            self.put(source, &memory, first)?;
             first += source.rows.len() * inner;
         }
         Ok(CudaMatrix { out, inner, memory })
+    }
+
+    /// Writes a slice's numbers to `memory` from its number `first` on. What is made up never leaves the device.
+    fn put(&mut self, source: &MatrixSource<'_>, memory: &Memory, first: usize) -> Result<(), DeviceError> {
+        let (rows, cols) = (source.rows.len(), source.cols());
+        match source.origin {
+            Origin::Stored { .. } => self.staging.send(memory, first, (rows, cols), |row, out| source.read(row, 0..cols, out)),
+            Origin::MadeUp(how) => self.make_up(source, how, memory.address() + (first * 2) as u64),
+        }
+    }
+
+    /// Rows that follow each other are made at once.
+    fn make_up(&self, source: &MatrixSource<'_>, how: &MadeUp, mut address: u64) -> Result<(), DeviceError> {
+        let (first, cols) = (int(source.columns.start)?, source.cols());
+        for rows in source.rows.chunk_by(|row, next| *next == row + 1) {
+            let args = [
+                address.into(),
+                how.key.into(),
+                i64::from(rows[0]).into(),
+                first.into(),
+                int(cols)?.into(),
+                how.centre.into(),
+                how.spread.into(),
+            ];
+            self.kernels.launch(Kernel::FillDummy, Geometry::shared_rows(rows.len()), &args)?;
+            address += (rows.len() * cols * 2) as u64;
+        }
+        Ok(())
     }
 
     pub(super) fn new_vector(&self, source: &MatrixSource<'_>) -> Result<CudaVector, DeviceError> {

@@ -1,5 +1,9 @@
 //! Accelerators and their figures.
 
+use std::str::FromStr;
+
+use super::SimConfigError;
+
 /// An accelerator whose time can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -13,17 +17,17 @@ pub enum Accelerator {
 
 /// What an accelerator can do at best; plain SI units.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Figures {
+pub struct Figures {
     /// Bytes of memory.
-    pub(super) memory: f64,
+    pub memory: f64,
     /// Bytes a second that its memory gives.
-    pub(super) bandwidth: f64,
+    pub bandwidth: f64,
     /// Floating-point operations a second on dense bf16 matrices.
-    pub(super) flops: f64,
+    pub flops: f64,
     /// Seconds of an all-reduce of a few rows.
-    pub(super) all_reduce: f64,
+    pub all_reduce: f64,
     /// Bytes a second to the other ranks, in one direction.
-    pub(super) link: f64,
+    pub link: f64,
 }
 
 /// Measured on an H100: of the data sheet's 3.35 TB/s and 989 TFLOP/s.
@@ -60,12 +64,22 @@ impl Accelerator {
         self.figures().memory as u64
     }
 
-    pub(super) fn figures(self) -> Figures {
+    /// What it can do at best.
+    pub fn figures(self) -> Figures {
         let h100 = Figures { memory: 80e9, bandwidth: H100_BANDWIDTH, flops: H100_FLOPS, all_reduce: ALL_REDUCE, link: 450e9 };
         match self {
             Self::H100 => h100,
             Self::H200 => Figures { memory: 141e9, bandwidth: 4.8e12 * BANDWIDTH_SHARE, ..h100 },
             Self::A100 => Figures { bandwidth: 2.039e12 * BANDWIDTH_SHARE, flops: 312e12 * FLOPS_SHARE, link: 300e9, ..h100 },
         }
+    }
+}
+
+impl FromStr for Accelerator {
+    type Err = SimConfigError;
+
+    fn from_str(name: &str) -> Result<Self, SimConfigError> {
+        let found = Self::ALL.into_iter().find(|accelerator| accelerator.name() == name);
+        found.ok_or_else(|| SimConfigError::Unknown(name.into()))
     }
 }

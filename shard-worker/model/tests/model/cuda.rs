@@ -1,10 +1,11 @@
 //! The forward pass on a GPU, which here is a stand-in that runs the kernels on the CPU.
 
 use tessera_collective::{CollectiveError, Solo};
-use tessera_device::Dtype;
 use tessera_device::cuda::{CudaConfig, CudaDevice};
-use tessera_model::{CacheConfig, Model, WeightSource};
-use tessera_types::{Chunk, Rank, SamplingParams, SequenceId, ShardPlan, StepOutput, TokenId};
+use tessera_device::{Device, Dtype, Rows, Spans};
+use tessera_model::checkpoint::{Loadable, SliceBytes, TensorSlice};
+use tessera_model::{CacheConfig, Model, ModelError, WeightSource, pass_row_bytes};
+use tessera_types::{Chunk, ModelSpec, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepOutput, TokenId};
 
 use crate::cases::{self, Case};
 use crate::driver::{Driver, greedy, start};
@@ -14,17 +15,21 @@ use crate::golden::{check_bf16, forced};
 const BLOCKS: usize = 600;
 const WORKSPACE: usize = 96 << 20;
 
-fn device(records: bool) -> CudaDevice {
+fn device(records: bool, workspace: usize) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(WORKSPACE), records }, Dtype::Bf16).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, Dtype::Bf16).unwrap()
 }
 
 fn model(layout: &str, records: bool) -> Model<CudaDevice> {
     let source = WeightSource::open(&cases::fixture(layout)).unwrap();
+    model_on(device(records, WORKSPACE), &source)
+}
+
+fn model_on(device: CudaDevice, source: &WeightSource) -> Model<CudaDevice> {
     let plan = ShardPlan::new(source.spec(), 1, Rank(0)).unwrap();
     let cache = CacheConfig { blocks: BLOCKS, dtype: Dtype::Bf16 };
-    Model::load(&source, plan, device(records), Box::new(Solo::default()), cache, &mut |_, _| Ok(())).unwrap()
+    Model::load(source, plan, device, Box::new(Solo::default()), cache, &mut |_, _| Ok(())).unwrap()
 }
 
 #[test]
@@ -75,6 +80,33 @@ fn a_row_has_the_same_bits_in_any_chunk() {
         let same = stepped.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(stepped.len() == 6 * vocab && same, "chunks of {most}");
     }
+}
+
+/// Runs a prompt in one chunk with so many bytes for it to compute with.
+fn in_workspace(tokens: usize, bytes: usize) -> Result<(), String> {
+    let source = WeightSource::open(&cases::fixture("hf")).unwrap();
+    // An eighth of it is for recorded passes.
+    let mut model = model_on(device(false, bytes.div_ceil(7) * 8), &source);
+    let prompt: Vec<_> = (0..tokens as u32).map(|n| TokenId(20 + n % 50)).collect();
+    let mut driver = Driver::new();
+    driver.start(SequenceStart {
+        sequence: SequenceId(1),
+        prompt_len: prompt.len() as u32,
+        tokens: prompt,
+        images: Vec::new(),
+        sampling: SamplingParams::default(),
+    });
+    driver.chunk(1, tokens);
+    model.step(&driver.plan).map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_pass_takes_what_is_known_of_its_rows_before_and_less_than_as_much_again() {
+    let spec = WeightSource::open(&cases::fixture("hf")).unwrap().spec().clone();
+    let row = pass_row_bytes(&spec, &ShardPlan::new(&spec, 1, Rank(0)).unwrap(), 2);
+    assert_eq!(in_workspace(192, 2 * 192 * row), Ok(()));
+    let error = in_workspace(192, 191 * row).unwrap_err();
+    assert!(error.contains("a workspace of"), "{error}");
 }
 
 /// Ways to choose that use all there is: greedy; drawn from few; drawn, with everything taken into account.
@@ -185,4 +217,68 @@ fn a_step_that_needs_tokens_on_the_host_waits_for_them() {
     assert_eq!(followed(&model), [true, false, false]);
     model.end().unwrap();
     assert_eq!(followed(&model), [true; 3]);
+}
+
+/// Numbers of slices as the host makes them, the last row of each repeated until there are `rows`.
+fn by_host(source: &WeightSource, slice: &TensorSlice, rows: usize) -> Vec<f32> {
+    let SliceBytes { bytes, columns, order, .. } = source.read(slice).unwrap();
+    let number = |bytes: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16);
+    let mut numbers: Vec<f32> = bytes.chunks_exact(2).map(number).collect();
+    let last = numbers[(order.len() - 1) * columns..].to_vec();
+    (order.len()..rows).for_each(|_| numbers.extend(&last));
+    numbers
+}
+
+fn by_device(source: &WeightSource, slice: &TensorSlice, rows: usize) -> Loadable {
+    source.load::<ModelError>(slice, &mut |_| Ok(())).unwrap().padded(rows)
+}
+
+#[track_caller]
+fn same_bits(got: &[f32], wanted: &[f32]) {
+    assert_eq!(got.len(), wanted.len());
+    let differs = got.iter().zip(wanted).position(|(got, wanted)| got.to_bits() != wanted.to_bits());
+    assert_eq!(differs, None, "the first number that differs");
+}
+
+#[test]
+fn made_up_matrices_have_the_bits_that_the_host_would_make() {
+    let (mut device, source) = (device(false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
+    let slice = |name: &str| TensorSlice::matrix(name, &[300, 96]);
+    // Whole rows, a slice from a column that begins a hash and from one that does not; stacked; padded; a single row.
+    for (slices, rows) in [
+        (vec![slice("layers.0.attention.wq.weight"), slice("layers.0.attention.wk.weight").rows(40..57)], 0),
+        (vec![slice("layers.1.feed_forward.w2.weight").columns(32..72)], 0),
+        (vec![slice("layers.1.feed_forward.w2.weight").rows(100..164).columns(5..29)], 0),
+        (vec![slice("output.weight").rows(290..300)], 13),
+        (vec![slice("output.weight").rows(299..300)], 2),
+    ] {
+        let inner = slices[0].columns.len();
+        let wanted: Vec<f32> = slices.iter().flat_map(|slice| by_host(&source, slice, rows)).collect();
+        let loadables: Vec<_> = slices.iter().map(|slice| by_device(&source, slice, rows)).collect();
+        let sources: Vec<_> = loadables.iter().map(Loadable::source).collect();
+        let matrix = device.load_matrix(&sources, &[0, inner]).unwrap();
+        // Rows of ones in one place each pick out the weight's columns exactly.
+        let mut x = device.working(inner, inner).unwrap();
+        let identity: Vec<f32> = (0..inner * inner).map(|i| f32::from(i % (inner + 1) == 0)).collect();
+        device.write(&mut x, &identity).unwrap();
+        let features = wanted.len() / inner;
+        let mut out = device.tensor(inner, features).unwrap();
+        device.matmul(&x, &matrix, &mut out).unwrap();
+        let columns = device.read(&out).unwrap();
+        let got: Vec<f32> = (0..features * inner).map(|i| columns[i % inner * features + i / inner]).collect();
+        same_bits(&got, &wanted);
+    }
+}
+
+#[test]
+fn made_up_rows_to_look_up_have_the_bits_that_the_host_would_make() {
+    let (mut device, source) = (device(false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
+    let slice = TensorSlice::matrix("tok_embeddings.weight", &[1000, 104]).rows(500..571);
+    let table = device.load_table(&by_device(&source, &slice, 0).source()).unwrap();
+    let tokens: Vec<_> = (500..571).map(|token| Some(TokenId(token))).collect();
+    let (positions, images) = (vec![0; tokens.len()], [0..tokens.len()]);
+    let rows = device.place(Rows { tokens: &tokens, positions: &positions, spans: Spans::Images(&images) }).unwrap();
+    let mut out = device.tensor(tokens.len(), 104).unwrap();
+    device.embed(&table, 500, &rows, &mut out).unwrap();
+    same_bits(&device.read(&out).unwrap(), &by_host(&source, &slice, 0));
 }
