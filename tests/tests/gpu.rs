@@ -10,9 +10,10 @@ use tessera_tests::{
     load::{Lives, ask, picture, reference_of_the_first_picture},
 };
 
-/// What the learned model says of the first picture at a degree.
-async fn described(tp: u16) -> Result<Vec<u32>> {
+/// What the learned model says of the first picture at a degree, images shared in some way.
+async fn described(tp: u16, vision_parallel: &str) -> Result<Vec<u32>> {
     let up = Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp);
+    let up = up.with("--vision-parallel", vision_parallel);
     let cluster = up.start().await?;
     let answer = ask(&cluster.grpc, &picture()?, &Lives::default()).await?;
     assert_eq!(cluster.stop().await?, Some(0));
@@ -22,8 +23,8 @@ async fn described(tp: u16) -> Result<Vec<u32>> {
 #[tokio::test]
 async fn the_learned_model_describes_a_picture_on_one_gpu_and_on_several() -> Result<()> {
     let expected = reference_of_the_first_picture()?;
-    for tp in [1, 2, 4] {
-        assert_eq!(described(tp).await?, expected, "on {tp} GPUs");
+    for (tp, way) in [(1, "auto"), (2, "auto"), (4, "auto"), (2, "tensor"), (4, "image")] {
+        assert_eq!(described(tp, way).await?, expected, "on {tp} GPUs, {way}");
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         tp: tp as u32,
         model: Some(wire::ModelSource { source: Some(source) }),
         dtype: config.dtype.clone(),
+        vision_parallel: config.vision_parallel.to_string(),
         ..Default::default()
     })
 }

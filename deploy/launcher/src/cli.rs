@@ -98,6 +98,16 @@ pub(crate) enum DtypeArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VisionParallelArg {
+    /// By tensor or by image, whichever takes less time; ranks hold their slice of the encoder and all of it.
+    Auto,
+    /// Every rank its part of every image, with two sums a layer; ranks hold their slice.
+    Tensor,
+    /// Every rank other images; ranks hold the whole encoder.
+    Image,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportArg {
     /// Whatever fits.
     Auto,
@@ -144,6 +154,9 @@ pub(crate) struct ReplicaArgs {
     /// What weights and cache are kept in.
     #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
     pub(crate) dtype: DtypeArg,
+    /// How ranks share the encoding of images.
+    #[arg(long, value_enum, default_value = "auto", env = "TESSERA_VISION_PARALLEL")]
+    pub(crate) vision_parallel: VisionParallelArg,
     /// Longest sequence served, prompt and answer together; the model's own limit when unset.
     #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_context: Option<u32>,

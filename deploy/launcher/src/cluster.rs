@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{
         ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TransportArg, UpArgs,
+        VisionParallelArg,
     },
     device::DeviceArg,
     progress,
@@ -93,6 +94,7 @@ impl LocalCluster {
                 elastic: false,
                 transport: TransportArg::Auto,
                 dtype: DtypeArg::Bf16,
+                vision_parallel: VisionParallelArg::Auto,
                 max_context: None,
                 max_sequences: 16,
                 step_tokens: 512,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tessera_types::{ModelSpec, ShardPlan};
+use tessera_types::{EncodeCosts, EncodePlan, ModelSpec, ShardPlan, VisionParallel};
 
 use super::{SimConfig, accelerator::Figures};
 use crate::Dtype;
@@ -59,7 +59,8 @@ pub struct Roofline {
     output: f64,
     /// Keys and values of a position, in bytes.
     kv_bytes: f64,
-    vision: Option<VisionShare>,
+    vision: Option<EncodeCosts>,
+    parallel: VisionParallel,
 }
 
 /// A rank's share of a stack of layers.
@@ -74,12 +75,6 @@ struct Transformer {
     attended: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct VisionShare {
-    encoder: Transformer,
-    adapter: f64,
-}
-
 impl Roofline {
     /// Of the slice `plan` of a model kept in `dtype`.
     pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> Self {
@@ -88,8 +83,7 @@ impl Roofline {
             Dtype::Bf16 => 2,
         };
         let mut figures = config.accelerator.figures();
-        // 32-bit numbers are multiplied at half the rate of 16-bit ones, as TF32.
-        figures.flops *= 2.0 / element as f64;
+        figures.flops = figures.flops_with(element as f64);
         let d = &spec.decoder;
         let heads = (2 * plan.heads.len() + 2 * plan.kv_heads.len()) * d.head_dim;
         let decoder = Transformer {
@@ -98,20 +92,6 @@ impl Roofline {
             weights: (d.layers * d.dim * (heads + 3 * plan.ffn.len())) as f64,
             attended: (plan.heads.len() * d.head_dim) as f64,
         };
-        let vision = spec.vision.as_ref().zip(plan.vision.as_ref()).map(|(v, shard)| {
-            let attended = shard.heads.len() * v.head_dim();
-            let layers = v.layers * v.dim * (4 * attended + 3 * shard.ffn.len());
-            let patches = v.dim * v.channels * v.patch_size * v.patch_size;
-            VisionShare {
-                encoder: Transformer {
-                    layers: v.layers as f64,
-                    width: v.dim as f64,
-                    weights: (layers + patches) as f64,
-                    attended: attended as f64,
-                },
-                adapter: (shard.adapter.len() * (v.dim + d.dim)) as f64,
-            }
-        });
         Self {
             figures,
             factor: config.factor,
@@ -120,7 +100,8 @@ impl Roofline {
             decoder,
             output: (plan.vocab.len() * d.dim) as f64,
             kv_bytes: spec.kv_bytes_per_token(plan.kv_heads.len(), element) as f64,
-            vision,
+            vision: EncodeCosts::new(spec, config.accelerator.group_figures(element)),
+            parallel: plan.vision_parallel,
         }
     }
 
@@ -136,16 +117,12 @@ impl Roofline {
         }
     }
 
-    /// Seconds of work and of waiting.
+    /// Seconds of work and of waiting, shared as real ranks share it.
     fn encode(&self, images: &[usize]) -> (f64, f64) {
-        let Some(vision) = self.vision.filter(|_| !images.is_empty()) else { return (0.0, 0.0) };
-        let patches = images.iter().sum::<usize>() as f64;
-        // Every patch attends to all of its own image.
-        let pairs = images.iter().map(|&patches| (patches * patches) as f64).sum();
-        let attention = self.seconds(0.0, vision.encoder.attention_flops(pairs));
-        let work = self.product(vision.encoder.weights, patches) + attention + self.product(vision.adapter, patches);
-        let adapter = self.all_reduce(patches * self.decoder.width);
-        (work, 2.0 * vision.encoder.layers * self.all_reduce(patches * vision.encoder.width) + adapter)
+        let Some(costs) = &self.vision else { return (0.0, 0.0) };
+        let plan = EncodePlan::new(images, self.tp as usize, self.parallel, costs);
+        let time = costs.time(&plan, images);
+        (time.work, time.waits)
     }
 
     fn forward(&self, work: &Work) -> (f64, f64) {
