@@ -7,6 +7,7 @@ mod tls;
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tessera_types::VisionParallel;
 
 use crate::device::DeviceArg;
 use parse::{parse_address, parse_degree, parse_dimensions, parse_size};
@@ -98,16 +99,6 @@ pub(crate) enum DtypeArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum VisionParallelArg {
-    /// By tensor or by image, whichever takes less time; ranks hold their slice of the encoder and all of it.
-    Auto,
-    /// Every rank its part of every image, with two sums a layer; ranks hold their slice.
-    Tensor,
-    /// Every rank other images; ranks hold the whole encoder.
-    Image,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportArg {
     /// Whatever fits.
     Auto,
@@ -154,9 +145,10 @@ pub(crate) struct ReplicaArgs {
     /// What weights and cache are kept in.
     #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
     pub(crate) dtype: DtypeArg,
-    /// How ranks share the encoding of images.
-    #[arg(long, value_enum, default_value = "auto", env = "TESSERA_VISION_PARALLEL")]
-    pub(crate) vision_parallel: VisionParallelArg,
+    /// How ranks share the encoding of images: tensor, each its part of every image; image, each other images with the whole
+    /// encoder; or auto, whichever takes less time.
+    #[arg(long, value_name = "WAY", default_value_t = VisionParallel::Auto, env = "TESSERA_VISION_PARALLEL")]
+    pub(crate) vision_parallel: VisionParallel,
     /// Longest sequence served, prompt and answer together; the model's own limit when unset.
     #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_context: Option<u32>,
@@ -409,6 +401,7 @@ mod tests {
             ("--max-sequences", "0"),
             ("--max-context", "0"),
             ("--queue", "4294967295"),
+            ("--vision-parallel", "batch"),
         ] {
             let refused = Cli::try_parse_from(["tessera", "up", "--model", "m", option, value]);
             let refused = refused.err().unwrap().to_string();

@@ -7,13 +7,13 @@ use tessera_coordinator::Coordinator;
 use tessera_registry::{MemoryStore, Registry};
 use tessera_router::RouterHandle;
 use tessera_shard_worker::ShardWorker;
+use tessera_types::VisionParallel;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{
         ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TransportArg, UpArgs,
-        VisionParallelArg,
     },
     device::DeviceArg,
     progress,
@@ -94,7 +94,7 @@ impl LocalCluster {
                 elastic: false,
                 transport: TransportArg::Auto,
                 dtype: DtypeArg::Bf16,
-                vision_parallel: VisionParallelArg::Auto,
+                vision_parallel: VisionParallel::Auto,
                 max_context: None,
                 max_sequences: 16,
                 step_tokens: 512,

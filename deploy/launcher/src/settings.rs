@@ -13,12 +13,12 @@ use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
 use tessera_shard_worker::DeviceConfig;
-use tessera_types::{ModelSpec, VisionParallel};
+use tessera_types::ModelSpec;
 
 use crate::{
     cli::{
         ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TlsArgs,
-        TransportArg, VisionParallelArg,
+        TransportArg,
     },
     device::DeviceArg,
 };
@@ -174,11 +174,7 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
             DtypeArg::F32 => "f32".into(),
             DtypeArg::Bf16 => "bf16".into(),
         },
-        vision_parallel: match args.vision_parallel {
-            VisionParallelArg::Auto => VisionParallel::Auto,
-            VisionParallelArg::Tensor => VisionParallel::Tensor,
-            VisionParallelArg::Image => VisionParallel::Image,
-        },
+        vision_parallel: args.vision_parallel,
         elastic: args.elastic,
         transport: match args.transport {
             TransportArg::Auto => tessera_coordinator::Transport::Auto,

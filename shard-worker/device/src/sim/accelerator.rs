@@ -69,7 +69,8 @@ impl Accelerator {
         self.figures().memory as u64
     }
 
-    /// What ranks on such accelerators can do at best with numbers of so many bytes. Sums over them are none of exact order.
+    /// What ranks on such accelerators can do at best with numbers of so many bytes. The bits of their sums depend on
+    /// how many they are.
     pub fn group_figures(self, bytes: usize) -> GroupFigures {
         let (figures, bytes) = (self.figures(), bytes as f64);
         GroupFigures {
