@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tessera_engine::EngineConfig;
 use tessera_service::TlsFiles;
-use tessera_types::ModelSpec;
+use tessera_types::{ModelSpec, VisionParallel};
 
 /// A coordinator's configuration.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub source: ModelSource,
     /// What weights and cache are kept in: `f32` or `bf16`.
     pub dtype: String,
+    /// How ranks share the encoding of images.
+    pub vision_parallel: VisionParallel,
     /// Ranks: 1, 2, 4 or 8.
     pub tp: u16,
     /// Whether a group may be formed of fewer ranks where there are not enough, and grows when there are again.
@@ -135,6 +137,7 @@ impl Config {
             model: model.into(),
             source,
             dtype: "bf16".into(),
+            vision_parallel: VisionParallel::Auto,
             tp,
             elastic: false,
             max_context: None,

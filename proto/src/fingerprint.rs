@@ -5,7 +5,7 @@ use tessera_types::Fnv1a;
 use crate::internal::{LoadRequest, model_source::Source};
 
 impl LoadRequest {
-    /// Names the weights that this request loads: model, dtype, degree and rank. Coordinators rather claim a worker that
+    /// Names the weights that this request loads: model, dtype, degree, rank, and how images are shared. Coordinators rather claim a worker that
     /// holds what they need for a rank.
     pub fn fingerprint(&self) -> String {
         let model = match self.model.as_ref().and_then(|model| model.source.as_ref()) {
@@ -13,7 +13,7 @@ impl LoadRequest {
             Some(Source::Dummy(dummy)) => format!("dummy {:016x} seed {}", Fnv1a::of(dummy.model_spec.as_bytes()), dummy.seed),
             None => String::new(),
         };
-        format!("{model} {} tp {} rank {}", self.dtype, self.tp, self.rank)
+        format!("{model} {} tp {} rank {} vision {}", self.dtype, self.tp, self.rank, self.vision_parallel)
     }
 }
 
@@ -39,6 +39,7 @@ mod tests {
             request(Source::Folder("/models/a".into()), 4, 1),
             request(dummy("{1}"), 2, 1),
             request(dummy("{2}"), 2, 1),
+            LoadRequest { vision_parallel: "image".into(), ..request(dummy("{2}"), 2, 1) },
         ];
         let distinct: std::collections::HashSet<_> = names.iter().map(LoadRequest::fingerprint).collect();
         assert_eq!(distinct.len(), names.len());
@@ -52,8 +53,9 @@ mod tests {
             dtype: "bf16".into(),
             tp: 2,
             rank: 1,
+            vision_parallel: "auto".into(),
             ..Default::default()
         };
-        assert_eq!(request.fingerprint(), "dummy c669d619832f5d24 seed 1 bf16 tp 2 rank 1");
+        assert_eq!(request.fingerprint(), "dummy c669d619832f5d24 seed 1 bf16 tp 2 rank 1 vision auto");
     }
 }

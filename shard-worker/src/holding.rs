@@ -113,7 +113,7 @@ impl Holding {
     ) -> Result<Loaded, LoadError> {
         let source = request.model.open()?;
         let spec = source.spec();
-        let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
+        let plan = request.plan(spec)?;
         let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.dtype)))?;
         let weights = Some(source.fingerprint());
         if let Some(model) = Self::fitting(held, request, weights, &plan, blocks).and_then(D::model) {
@@ -146,7 +146,7 @@ impl Holding {
         kv_memory: Option<u64>,
     ) -> Result<Loaded, LoadError> {
         let spec = request.model.shape()?;
-        let plan = ShardPlan::new(&spec, request.group.size, request.group.rank)?;
+        let plan = request.plan(&spec)?;
         let kv_memory =
             kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.dtype)));
         let blocks = request.blocks(&spec, &plan, kv_memory)?;
@@ -254,7 +254,7 @@ impl Holding {
         self.plan().rank
     }
 
-    /// Model, dtype, degree and rank.
+    /// Model, dtype, degree, rank, and how images are shared.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

@@ -9,7 +9,7 @@ use tessera_proto::{
     bad_request,
     internal::{self as wire, collective::Transport as WireTransport, model_source::Source},
 };
-use tessera_types::{Epoch, ModelSpec, Rank, ShardPlan};
+use tessera_types::{Epoch, ModelSpec, Rank, ShardPlan, UnknownVisionParallel, VisionParallel};
 use tonic::Status;
 
 use crate::error::LoadError;
@@ -22,6 +22,7 @@ const LONGEST_DEADLINE_MS: u64 = 600_000;
 pub(crate) struct LoadRequest {
     pub(crate) model: ModelId,
     pub(crate) dtype: Dtype,
+    pub(crate) vision_parallel: VisionParallel,
     /// `None`: as many as the memory holds.
     pub(crate) kv_blocks: Option<u32>,
     /// Epoch, rank and degree are the group's.
@@ -55,6 +56,12 @@ impl ModelId {
 }
 
 impl LoadRequest {
+    /// What the rank is to hold of a model.
+    pub(crate) fn plan(&self, spec: &ModelSpec) -> Result<ShardPlan, LoadError> {
+        let plan = ShardPlan::new(spec, self.group.size, self.group.rank)?;
+        Ok(plan.sharing_images(self.vision_parallel))
+    }
+
     /// Blocks of the cache: those asked for, or those that `memory` bytes hold.
     pub(crate) fn blocks(&self, spec: &ModelSpec, plan: &ShardPlan, memory: u64) -> Result<u32, LoadError> {
         let (d, kv_heads) = (&spec.decoder, plan.kv_heads.len());
@@ -95,6 +102,9 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
             "bf16" => Dtype::Bf16,
             other => return Err(bad_request("dtype", &format!("`{other}` is neither f32 nor bf16"))),
         };
+        let vision_parallel = request.vision_parallel.parse();
+        let vision_parallel =
+            vision_parallel.map_err(|error: UnknownVisionParallel| bad_request("vision_parallel", &error.to_string()))?;
         let rank = u16::try_from(request.rank).map_err(|_| bad_request("rank", "out of range"))?;
         let collective = request.collective.ok_or_else(|| bad_request("collective", "missing"))?;
         let group = GroupConfig {
@@ -109,7 +119,7 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
             },
         };
         let kv_blocks = (request.kv_blocks > 0).then_some(request.kv_blocks);
-        Ok(Self { model, dtype, kv_blocks, group, fingerprint })
+        Ok(Self { model, dtype, vision_parallel, kv_blocks, group, fingerprint })
     }
 }
 

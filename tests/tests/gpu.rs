@@ -10,9 +10,10 @@ use tessera_tests::{
     load::{Lives, ask, picture, reference_of_the_first_picture},
 };
 
-/// What the learned model says of the first picture at a degree.
-async fn described(tp: u16) -> Result<Vec<u32>> {
+/// What the learned model says of the first picture at a degree, images shared in some way.
+async fn described(tp: u16, vision_parallel: &str) -> Result<Vec<u32>> {
     let up = Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp);
+    let up = up.with("--vision-parallel", vision_parallel);
     let cluster = up.start().await?;
     let answer = ask(&cluster.grpc, &picture()?, &Lives::default()).await?;
     assert_eq!(cluster.stop().await?, Some(0));
@@ -21,15 +22,15 @@ async fn described(tp: u16) -> Result<Vec<u32>> {
 
 #[tokio::test]
 async fn one_gpu_describes_a_picture_as_the_reference_does() -> Result<()> {
-    assert_eq!(described(1).await?, reference_of_the_first_picture()?);
+    assert_eq!(described(1, "auto").await?, reference_of_the_first_picture()?);
     Ok(())
 }
 
 #[tokio::test]
 async fn several_gpus_describe_a_picture_as_one_does() -> Result<()> {
     let expected = reference_of_the_first_picture()?;
-    for tp in [2, 4] {
-        assert_eq!(described(tp).await?, expected, "on {tp} GPUs");
+    for (tp, way) in [(2, "auto"), (4, "auto"), (2, "tensor"), (4, "image")] {
+        assert_eq!(described(tp, way).await?, expected, "on {tp} GPUs, {way}");
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         tp: tp as u32,
         model: Some(wire::ModelSource { source: Some(source) }),
         dtype: config.dtype.clone(),
+        vision_parallel: config.vision_parallel.to_string(),
         ..Default::default()
     })
 }
@@ -101,4 +102,21 @@ async fn rank_address(worker: &WorkerRecord, bound: Duration) -> Result<SocketAd
     let found = timeout(bound, tokio::net::lookup_host((host, port))).await;
     let mut found = found.map_err(|_| problem("was not resolved in time"))?.map_err(|error| problem(&error.to_string()))?;
     found.next().ok_or_else(|| problem("resolves to nothing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_types::VisionParallel;
+
+    use super::*;
+
+    #[test]
+    fn ranks_are_asked_to_share_images_as_the_replica_is_to() {
+        let source = ModelSource::Folder("/models/a".into());
+        let usual = Config::new("replica", SocketAddr::from(([127, 0, 0, 1], 0)), "a", source, 2);
+        for vision_parallel in VisionParallel::ALL {
+            let config = Config { vision_parallel, ..usual.clone() };
+            assert_eq!(weights(&config, 1, 2).unwrap().vision_parallel.parse(), Ok(vision_parallel));
+        }
+    }
 }

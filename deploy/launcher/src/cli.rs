@@ -10,6 +10,7 @@ mod tools;
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tessera_types::VisionParallel;
 
 use crate::device::DeviceArg;
 pub(crate) use bench::{BenchArgs, LoadArgs, RooflineArgs};
@@ -152,6 +153,10 @@ pub(crate) struct ReplicaArgs {
     /// What weights and cache are kept in.
     #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
     pub(crate) dtype: DtypeArg,
+    /// How ranks share the encoding of images: tensor, each its part of every image; image, each other images with the whole
+    /// encoder; or auto, whichever takes less time.
+    #[arg(long, value_name = "WAY", default_value_t = VisionParallel::Auto, env = "TESSERA_VISION_PARALLEL")]
+    pub(crate) vision_parallel: VisionParallel,
     /// Longest sequence served, prompt and answer together; the model's own limit when unset.
     #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_context: Option<u32>,
@@ -209,6 +214,7 @@ mod tests {
             ("--max-sequences", "0"),
             ("--max-context", "0"),
             ("--queue", "4294967295"),
+            ("--vision-parallel", "batch"),
         ] {
             let refused = Cli::try_parse_from(["tessera", "up", "--model", "m", option, value]);
             let refused = refused.err().unwrap().to_string();

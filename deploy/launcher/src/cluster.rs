@@ -7,6 +7,7 @@ use tessera_coordinator::Coordinator;
 use tessera_registry::{MemoryStore, Registry};
 use tessera_router::RouterHandle;
 use tessera_shard_worker::ShardWorker;
+use tessera_types::VisionParallel;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +94,7 @@ impl LocalCluster {
                 elastic: false,
                 transport: TransportArg::Auto,
                 dtype: DtypeArg::Bf16,
+                vision_parallel: VisionParallel::Auto,
                 max_context: None,
                 max_sequences: 16,
                 step_tokens: None,

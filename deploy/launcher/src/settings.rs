@@ -171,6 +171,7 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
     let usual = tessera_coordinator::Config::new(unique("replica"), listen, &model.name, source, args.tp);
     tessera_coordinator::Config {
         dtype: dtype_name(args.dtype).into(),
+        vision_parallel: args.vision_parallel,
         elastic: args.elastic,
         transport: match args.transport {
             TransportArg::Auto => tessera_coordinator::Transport::Auto,

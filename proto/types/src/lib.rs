@@ -4,6 +4,7 @@
 //! newtypes and parameters are validated once, where they enter.
 
 mod device_slice;
+mod encode;
 mod fnv;
 mod grid;
 mod ids;
@@ -16,6 +17,7 @@ mod sampling;
 mod shard;
 
 pub use device_slice::{DeviceDtype, DeviceSlice};
+pub use encode::{EncodeCosts, EncodePlan, EncodeTime, GroupFigures, UnknownVisionParallel, VisionParallel};
 pub use fnv::Fnv1a;
 pub use grid::{Grid, PlacedImage};
 pub use ids::{BlockId, Epoch, ImageKey, Rank, RequestId, SequenceId, StepId, TokenId, special};

@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::error::{ModelError, PlanError};
 use crate::layer::{Layer, LayerSizes, Scratch};
 use crate::passes::Passes;
-use crate::ranks::{Gathered, Ranks};
+use crate::ranks::{Gathered, Ranks, Reduce};
 use crate::slices::ShardSlices;
 use crate::weights::Loader;
 

@@ -11,12 +11,15 @@
 //! chunking, nor the number of ranks.
 
 mod adapter;
+mod apart;
 mod batch;
 mod check;
 pub mod checkpoint;
 mod choose;
 mod decoder;
+mod encoder;
 mod error;
+mod figures;
 mod layer;
 mod ledger;
 mod model;

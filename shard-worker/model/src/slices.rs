@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tessera_types::{ModelSpec, ShardPlan, VisionShard, VisionSpec, segment_bounds};
+use tessera_types::{ModelSpec, ShardPlan, VisionParallel, VisionShard, VisionSpec, segment_bounds};
 
 use crate::checkpoint::TensorSlice;
 
@@ -13,7 +13,10 @@ pub(crate) struct ShardSlices {
     pub(crate) layers: Vec<LayerSlices>,
     pub(crate) norm: TensorSlice,
     pub(crate) output: TensorSlice,
+    /// The rank's part of the vision encoder, where ranks encode images together.
     pub(crate) vision: Option<VisionSlices>,
+    /// All of it, where each encodes images by itself.
+    pub(crate) whole_vision: Option<VisionSlices>,
 }
 
 /// Slices of the vision encoder and the adapter.
@@ -78,12 +81,15 @@ impl ShardSlices {
             TensorSlice::matrix("output.weight", &[d.vocab_size, d.dim]).rows(vocab)
         };
         let vision = spec.vision.as_ref().zip(plan.vision.as_ref());
+        let sliced = vision.filter(|_| plan.vision_parallel != VisionParallel::Image);
+        let whole = spec.vision.as_ref().filter(|_| plan.vision_parallel != VisionParallel::Tensor);
         Self {
             embedding,
             layers: (0..d.layers).map(|n| layer(&format!("layers.{n}."), &shape)).collect(),
             norm: TensorSlice::vector("norm.weight", d.dim),
             output,
-            vision: vision.map(|(vision, shard)| VisionSlices::new(vision, shard, d.dim)),
+            vision: sliced.map(|(vision, shard)| VisionSlices::new(vision, shard, d.dim)),
+            whole_vision: whole.map(|vision| VisionSlices::new(vision, &VisionShard::whole(vision, d.dim), d.dim)),
         }
     }
 
@@ -91,7 +97,8 @@ impl ShardSlices {
     pub(crate) fn all(&self) -> impl Iterator<Item = &TensorSlice> {
         let decoder = [&self.embedding, &self.norm, &self.output].into_iter();
         let layers = self.layers.iter().flat_map(LayerSlices::all);
-        decoder.chain(layers).chain(self.vision.iter().flat_map(VisionSlices::all))
+        let vision = self.vision.iter().chain(&self.whole_vision).flat_map(VisionSlices::all);
+        decoder.chain(layers).chain(vision)
     }
 }
 
@@ -190,6 +197,21 @@ mod tests {
                 assert_eq!(shard_parameters(&spec, &plan), (12_682_739_712 - replicated) / tp + replicated);
             }
         }
+    }
+
+    #[test]
+    fn a_rank_that_encodes_images_by_itself_holds_the_whole_encoder() {
+        let spec = ModelSpec::pixtral_12b();
+        let plan = ShardPlan::new(&spec, 4, Rank(3)).unwrap();
+        let held = |parallel| shard_parameters(&spec, &plan.clone().sharing_images(parallel));
+        let whole = 403_489_792 + 31_467_520;
+        // A quarter, but for norms, the patch convolution and the second adapter bias, which stand on every rank.
+        let replicated = (2 * 24 + 1) * 1024 + 1024 * 3 * 16 * 16 + 5120;
+        let slice = (whole - replicated) / 4 + replicated;
+        assert_eq!(held(VisionParallel::Auto) - held(VisionParallel::Tensor), whole);
+        assert_eq!(held(VisionParallel::Auto) - held(VisionParallel::Image), slice);
+        let alone = ShardPlan::new(&spec, 1, Rank(0)).unwrap().sharing_images(VisionParallel::Auto);
+        assert_eq!(shard_parameters(&spec, &alone), 12_682_739_712, "to one rank it is all one");
     }
 
     #[test]

@@ -170,6 +170,7 @@ impl Group {
             tp: self.tp,
             model: Some(ModelSource { source: Some(Source::Folder(folder)) }),
             dtype: "f32".into(),
+            vision_parallel: "tensor".into(),
             kv_blocks: 0,
             max_context: 0,
             collective: Some(Collective {

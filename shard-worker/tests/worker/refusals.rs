@@ -33,6 +33,7 @@ async fn what_cannot_be_loaded_is_named() {
         (wrong(3, |r| r.rank = 1), Code::InvalidArgument, "rank 1"),
         (wrong(4, |r| r.rank = 1 << 20), Code::InvalidArgument, "rank"),
         (wrong(5, |r| r.dtype = "int4".into()), Code::InvalidArgument, "int4"),
+        (wrong(5, |r| r.vision_parallel = "batch".into()), Code::InvalidArgument, "vision_parallel"),
         (wrong(6, |r| r.model = None), Code::InvalidArgument, "model"),
         (wrong(7, |r| r.collective = None), Code::InvalidArgument, "collective"),
         (wrong(8, |r| r.model = dummy("{")), Code::InvalidArgument, "model.dummy.model_spec"),

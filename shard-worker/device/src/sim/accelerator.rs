@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use tessera_types::GroupFigures;
+
 use super::SimConfigError;
 
 /// An accelerator whose time can be told.
@@ -28,6 +30,13 @@ pub struct Figures {
     pub all_reduce: f64,
     /// Bytes a second to the other ranks, in one direction.
     pub link: f64,
+}
+
+impl Figures {
+    /// Operations a second on numbers of so many bytes: 32-bit ones are multiplied at half the rate of 16-bit ones, as TF32.
+    pub(super) fn flops_with(&self, bytes: f64) -> f64 {
+        self.flops * 2.0 / bytes
+    }
 }
 
 /// Measured on an H100: of the data sheet's 3.35 TB/s and 989 TFLOP/s.
@@ -62,6 +71,19 @@ impl Accelerator {
     /// Bytes of memory.
     pub fn memory(self) -> u64 {
         self.figures().memory as u64
+    }
+
+    /// What ranks on such accelerators can do at best with numbers of so many bytes. The bits of their sums depend on
+    /// how many they are.
+    pub fn group_figures(self, bytes: usize) -> GroupFigures {
+        let (figures, bytes) = (self.figures(), bytes as f64);
+        GroupFigures {
+            weights: figures.bandwidth / bytes,
+            flops: figures.flops_with(bytes),
+            exchange: figures.all_reduce,
+            link: figures.link / bytes,
+            exact: false,
+        }
     }
 
     /// What it can do at best.

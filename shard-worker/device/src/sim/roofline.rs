@@ -3,7 +3,7 @@
 
 use std::{ops::Add, time::Duration};
 
-use tessera_types::{ModelSpec, ShardPlan};
+use tessera_types::{EncodeCosts, EncodePlan, ModelSpec, ShardPlan, VisionParallel};
 
 use super::{SimConfig, accelerator::Figures};
 use crate::Dtype;
@@ -115,7 +115,8 @@ pub struct Roofline {
     output: f64,
     /// Keys and values of a position, in bytes.
     kv_bytes: f64,
-    vision: Option<VisionShare>,
+    vision: Option<EncodeCosts>,
+    parallel: VisionParallel,
 }
 
 /// A rank's share of a stack of layers.
@@ -130,12 +131,6 @@ struct Transformer {
     attended: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct VisionShare {
-    encoder: Transformer,
-    adapter: f64,
-}
-
 impl Roofline {
     /// Of the slice `plan` of a model kept in `dtype`.
     pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> Self {
@@ -144,8 +139,7 @@ impl Roofline {
             Dtype::Bf16 => 2,
         };
         let mut figures = config.accelerator.figures();
-        // 32-bit numbers are multiplied at half the rate of 16-bit ones, as TF32.
-        figures.flops *= 2.0 / element as f64;
+        figures.flops = figures.flops_with(element as f64);
         let d = &spec.decoder;
         let heads = (2 * plan.heads.len() + 2 * plan.kv_heads.len()) * d.head_dim;
         let decoder = Transformer {
@@ -154,20 +148,6 @@ impl Roofline {
             weights: (d.layers * d.dim * (heads + 3 * plan.ffn.len())) as f64,
             attended: (plan.heads.len() * d.head_dim) as f64,
         };
-        let vision = spec.vision.as_ref().zip(plan.vision.as_ref()).map(|(v, shard)| {
-            let attended = shard.heads.len() * v.head_dim();
-            let layers = v.layers * v.dim * (4 * attended + 3 * shard.ffn.len());
-            let patches = v.dim * v.channels * v.patch_size * v.patch_size;
-            VisionShare {
-                encoder: Transformer {
-                    layers: v.layers as f64,
-                    width: v.dim as f64,
-                    weights: (layers + patches) as f64,
-                    attended: attended as f64,
-                },
-                adapter: (shard.adapter.len() * (v.dim + d.dim)) as f64,
-            }
-        });
         Self {
             figures,
             factor: config.factor,
@@ -176,7 +156,8 @@ impl Roofline {
             decoder,
             output: (plan.vocab.len() * d.dim) as f64,
             kv_bytes: spec.kv_bytes_per_token(plan.kv_heads.len(), element) as f64,
-            vision,
+            vision: EncodeCosts::new(spec, config.accelerator.group_figures(element)),
+            parallel: plan.vision_parallel,
         }
     }
 
@@ -194,15 +175,12 @@ impl Roofline {
         }
     }
 
+    /// Shared as real ranks share it.
     fn encode(&self, images: &[usize]) -> Seconds {
-        let Some(vision) = self.vision.filter(|_| !images.is_empty()) else { return Seconds::default() };
-        let patches = images.iter().sum::<usize>() as f64;
-        // Every patch attends to all of its own image.
-        let pairs = images.iter().map(|&patches| (patches * patches) as f64).sum();
-        let attention = self.seconds(0.0, vision.encoder.attention_flops(pairs));
-        let work = self.product(vision.encoder.weights, patches) + attention + self.product(vision.adapter, patches);
-        let adapter = self.all_reduce(patches * self.decoder.width);
-        work + Seconds::waits(2.0 * vision.encoder.layers * self.all_reduce(patches * vision.encoder.width) + adapter)
+        let Some(costs) = &self.vision else { return Seconds::default() };
+        let plan = EncodePlan::new(images, self.tp as usize, self.parallel, costs);
+        let time = costs.time(&plan, images);
+        Seconds { memory: time.reads, arithmetic: time.work - time.reads, collective: time.waits }
     }
 
     fn forward(&self, work: &Work) -> Seconds {

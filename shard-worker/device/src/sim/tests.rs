@@ -2,14 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use tessera_types::{ModelSpec, Rank, ShardPlan};
+use tessera_types::{ModelSpec, Rank, ShardPlan, VisionParallel};
 
 use super::*;
 use crate::Dtype;
 
 fn pixtral(device: &str, tp: usize) -> Roofline {
+    sharing_images(device, tp, VisionParallel::Tensor)
+}
+
+fn sharing_images(device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
     let spec = ModelSpec::pixtral_12b();
-    Roofline::new(device.parse().unwrap(), &spec, &ShardPlan::new(&spec, tp, Rank(0)).unwrap(), Dtype::Bf16)
+    let plan = ShardPlan::new(&spec, tp, Rank(0)).unwrap().sharing_images(parallel);
+    Roofline::new(device.parse().unwrap(), &spec, &plan, Dtype::Bf16)
 }
 
 /// A token for each of `batch` sequences that have `context` already.
@@ -55,6 +60,24 @@ fn an_h100_encodes_a_picture_of_1024_by_1024_in_six_and_a_half_milliseconds() {
     let time = pixtral("h100", 1).step(&image(64 * 64));
     within_5_percent(time.encode.as_secs_f64(), 6.5e-3);
     assert_eq!((time.forward, time.collective), (Duration::ZERO, Duration::ZERO));
+}
+
+#[test]
+fn images_are_shared_by_tensor_or_by_image_as_real_ranks_share_them() {
+    let encode = |parallel, images: &[usize]| {
+        let time = sharing_images("h100", 2, parallel).step(&Work { images: images.to_vec(), ..Work::default() });
+        (time.encode.as_secs_f64(), time.collective.as_secs_f64())
+    };
+    let (tensor, sums) = encode(VisionParallel::Tensor, &[4096]);
+    // 49 sums: 48 of 8.4 MB and one of 42 MB, at 450 GB/s.
+    within_5_percent(sums, 49.0 * 6.5e-6 + (48.0 * 8.39e6 + 41.9e6) / 450e9);
+    within_5_percent(tensor - sums, 6.5e-3 / 2.0);
+    let (image, handed_round) = encode(VisionParallel::Image, &[4096, 4096]);
+    within_5_percent(image - handed_round, 6.5e-3);
+    within_5_percent(handed_round, 2.0 * (6.5e-6 + 41.9e6 / 450e9));
+    for (images, way) in [(vec![4096], VisionParallel::Tensor), (vec![256; 2], VisionParallel::Image)] {
+        assert_eq!(encode(VisionParallel::Auto, &images), encode(way, &images), "{images:?}");
+    }
 }
 
 #[test]

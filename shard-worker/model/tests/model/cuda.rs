@@ -1,11 +1,16 @@
 //! The forward pass on a GPU, which here is a stand-in that runs the kernels on the CPU.
 
-use tessera_collective::{CollectiveError, Solo};
+use std::process::Command;
+use std::time::Duration;
+
+use tessera_collective::{Collective, CollectiveError, GroupConfig, Solo, Transport};
 use tessera_device::cuda::{CudaConfig, CudaDevice};
 use tessera_device::{Device, Dtype, Rows, Spans};
 use tessera_model::checkpoint::{Loadable, SliceBytes, TensorSlice};
 use tessera_model::{CacheConfig, Model, ModelError, WeightSource, pass_row_bytes};
-use tessera_types::{Chunk, ModelSpec, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepOutput, TokenId};
+use tessera_types::{
+    Chunk, Epoch, ModelSpec, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepOutput, TokenId, VisionParallel,
+};
 
 use crate::cases::{self, Case};
 use crate::driver::{Driver, greedy, start};
@@ -15,21 +20,30 @@ use crate::golden::{check_bf16, forced};
 const BLOCKS: usize = 600;
 const WORKSPACE: usize = 96 << 20;
 
-fn device(records: bool, workspace: usize) -> CudaDevice {
+fn device(ordinal: usize, records: bool, workspace: usize) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, Dtype::Bf16).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records }, Dtype::Bf16).unwrap()
 }
 
 fn model(layout: &str, records: bool) -> Model<CudaDevice> {
-    let source = WeightSource::open(&cases::fixture(layout)).unwrap();
-    model_on(device(records, WORKSPACE), &source)
+    load(layout, device(0, records, WORKSPACE), Box::new(Solo::default()), VisionParallel::Tensor)
 }
 
-fn model_on(device: CudaDevice, source: &WeightSource) -> Model<CudaDevice> {
-    let plan = ShardPlan::new(source.spec(), 1, Rank(0)).unwrap();
+fn load(layout: &str, device: CudaDevice, collective: Box<dyn Collective>, parallel: VisionParallel) -> Model<CudaDevice> {
+    let source = WeightSource::open(&cases::fixture(layout)).unwrap();
+    model_on(device, &source, collective, parallel)
+}
+
+fn model_on(
+    device: CudaDevice,
+    source: &WeightSource,
+    collective: Box<dyn Collective>,
+    parallel: VisionParallel,
+) -> Model<CudaDevice> {
+    let plan = ShardPlan::new(source.spec(), collective.size(), collective.rank()).unwrap().sharing_images(parallel);
     let cache = CacheConfig { blocks: BLOCKS, dtype: Dtype::Bf16 };
-    Model::load(source, plan, device, Box::new(Solo::default()), cache, &mut |_, _| Ok(())).unwrap()
+    Model::load(source, plan, device, collective, cache, &mut |_, _| Ok(())).unwrap()
 }
 
 #[test]
@@ -86,7 +100,7 @@ fn a_row_has_the_same_bits_in_any_chunk() {
 fn in_workspace(tokens: usize, bytes: usize) -> Result<(), String> {
     let source = WeightSource::open(&cases::fixture("hf")).unwrap();
     // An eighth of it is for recorded passes.
-    let mut model = model_on(device(false, bytes.div_ceil(7) * 8), &source);
+    let mut model = model_on(device(0, false, bytes.div_ceil(7) * 8), &source, Box::new(Solo::default()), VisionParallel::Tensor);
     let prompt: Vec<_> = (0..tokens as u32).map(|n| TokenId(20 + n % 50)).collect();
     let mut driver = Driver::new();
     driver.start(SequenceStart {
@@ -242,7 +256,7 @@ fn same_bits(got: &[f32], wanted: &[f32]) {
 
 #[test]
 fn made_up_matrices_have_the_bits_that_the_host_would_make() {
-    let (mut device, source) = (device(false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
+    let (mut device, source) = (device(0, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
     let slice = |name: &str| TensorSlice::matrix(name, &[300, 96]);
     // Whole rows, a slice from a column that begins a hash and from one that does not; stacked; padded; a single row.
     for (slices, rows) in [
@@ -272,7 +286,7 @@ fn made_up_matrices_have_the_bits_that_the_host_would_make() {
 
 #[test]
 fn made_up_rows_to_look_up_have_the_bits_that_the_host_would_make() {
-    let (mut device, source) = (device(false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
+    let (mut device, source) = (device(0, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
     let slice = TensorSlice::matrix("tok_embeddings.weight", &[1000, 104]).rows(500..571);
     let table = device.load_table(&by_device(&source, &slice, 0).source()).unwrap();
     let tokens: Vec<_> = (500..571).map(|token| Some(TokenId(token))).collect();
@@ -281,4 +295,72 @@ fn made_up_rows_to_look_up_have_the_bits_that_the_host_would_make() {
     let mut out = device.tensor(tokens.len(), 104).unwrap();
     device.embed(&table, 500, &rows, &mut out).unwrap();
     same_bits(&device.read(&out).unwrap(), &by_host(&source, &slice, 0));
+}
+
+/// Runs `work` on every rank of two GPUs that NCCL joins; the results in rank order.
+fn two_gpus<R: Send>(layout: &str, parallel: VisionParallel, work: impl Fn(&mut Model<CudaDevice>) -> R + Sync) -> Vec<R> {
+    let id = tessera_collective::nccl_id().unwrap();
+    let config = |rank: usize| GroupConfig {
+        group: "two".into(),
+        epoch: Epoch(1),
+        rank: Rank(rank as u16),
+        size: 2,
+        transport: Transport::Nccl { id },
+        deadline: Duration::from_secs(120),
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let spawn = |rank: usize| {
+            scope.spawn(move || {
+                let device = device(rank, false, WORKSPACE);
+                work(&mut load(layout, device, tessera_collective::join(&config(rank)).unwrap(), parallel))
+            })
+        };
+        let ranks: Vec<_> = (0..2).map(spawn).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// Features of all images, encoded in one step.
+fn features(model: &mut Model<CudaDevice>) -> Vec<f32> {
+    let images: Vec<_> = cases::all().into_iter().flat_map(|case| case.images).collect();
+    let mut driver = Driver::new();
+    driver.plan.encode = images.clone();
+    driver.step_unseen(model);
+    images.iter().flat_map(|image| model.image_features(image.key).unwrap().unwrap()).collect()
+}
+
+const CHILD: &str = "TESSERA_TEST_TWO_GPUS";
+
+/// What needs two GPUs, in a process that sees as many; nothing when the tests are run as tests.
+#[test]
+fn two_gpus_as_a_child() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let alone = features(&mut model("mistral", false));
+    for features in two_gpus("mistral", VisionParallel::Image, features) {
+        assert!(features.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "one rank's own sums, on any number");
+    }
+    let rms = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+    for features in two_gpus("mistral", VisionParallel::Tensor, features) {
+        let apart = rms(&mut features.iter().zip(&alone).map(|(a, b)| a - b)) / rms(&mut alone.iter().copied());
+        assert!(apart > 0.0 && apart < 0.02, "sums of rounded parts: {apart}");
+    }
+    for parallel in [VisionParallel::Tensor, VisionParallel::Image] {
+        two_gpus("hf", parallel, |model| {
+            let mut driver = Driver::new();
+            for case in cases::all().iter().filter(|case| ["image1", "image_turns"].contains(&case.name)) {
+                check_bf16(case, &forced(&mut driver, model, case));
+            }
+        });
+    }
+}
+
+#[test]
+fn two_gpus_encode_apart_what_one_encodes_and_stay_near_the_reference_either_way() {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "cuda::two_gpus_as_a_child", "--nocapture"]).env(CHILD, "1");
+    let ended = child.envs(tessera_test_gpu::environment(2)).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod by_image;
 mod cases;
 mod checkpoints;
 mod cuda;
