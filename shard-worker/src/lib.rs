@@ -10,6 +10,7 @@ mod error;
 mod fence;
 mod guard;
 mod holding;
+mod ids;
 mod rank;
 mod request;
 mod run;
