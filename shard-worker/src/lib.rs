@@ -11,6 +11,7 @@ mod error;
 mod fence;
 mod guard;
 mod holding;
+mod ids;
 mod rank;
 mod request;
 mod roofline;

@@ -53,6 +53,12 @@ impl ModelId {
             Self::Dummy(spec, _) => Ok((**spec).clone()),
         }
     }
+
+    /// Finds what is wrong with it or with the degree, as far as that can be told without a device.
+    pub(crate) fn check(&self, tp: usize) -> Result<(), LoadError> {
+        ShardPlan::new(self.open()?.spec(), tp, Rank(0))?;
+        Ok(())
+    }
 }
 
 impl LoadRequest {
@@ -84,19 +90,26 @@ pub(crate) fn element_bytes(dtype: Dtype) -> usize {
     }
 }
 
+impl TryFrom<wire::ModelSource> for ModelId {
+    type Error = Status;
+
+    fn try_from(model: wire::ModelSource) -> Result<Self, Status> {
+        Ok(match model.source.ok_or_else(|| bad_request("model", "missing"))? {
+            Source::Folder(folder) => Self::Folder(folder.into()),
+            Source::Dummy(dummy) => {
+                let spec = serde_json::from_str(&dummy.model_spec);
+                Self::Dummy(spec.map_err(|error| bad_request("model.dummy.model_spec", &error.to_string()))?, dummy.seed)
+            }
+        })
+    }
+}
+
 impl TryFrom<wire::LoadRequest> for LoadRequest {
     type Error = Status;
 
     fn try_from(request: wire::LoadRequest) -> Result<Self, Status> {
         let fingerprint = request.fingerprint();
-        let source = request.model.and_then(|model| model.source).ok_or_else(|| bad_request("model", "missing"))?;
-        let model = match source {
-            Source::Folder(folder) => ModelId::Folder(folder.into()),
-            Source::Dummy(dummy) => {
-                let spec = serde_json::from_str(&dummy.model_spec);
-                ModelId::Dummy(spec.map_err(|error| bad_request("model.dummy.model_spec", &error.to_string()))?, dummy.seed)
-            }
-        };
+        let model = request.model.ok_or_else(|| bad_request("model", "missing"))?.try_into()?;
         let dtype = match request.dtype.as_str() {
             "f32" => Dtype::F32,
             "bf16" => Dtype::Bf16,
@@ -139,5 +152,21 @@ fn transport(collective: &wire::Collective) -> Result<Transport, Status> {
             Ok(Transport::Nccl { id: id.map_err(|_| bad_request("collective.nccl_id", &problem()))? })
         }
         WireTransport::Unspecified => Err(bad_request("collective.transport", "missing")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_model_is_found_without_a_device() {
+        let code = |model: ModelId, tp| Status::from(model.check(tp).unwrap_err()).code();
+        let shape = || ModelId::Dummy(Box::new(ModelSpec::bench_1b()), 0);
+        assert_eq!(code(ModelId::Folder("/nowhere".into()), 2), Code::NotFound);
+        assert_eq!(code(shape(), 3), Code::InvalidArgument);
+        shape().check(2).unwrap();
     }
 }

@@ -36,6 +36,15 @@ async fn several_gpus_describe_a_picture_as_one_does() -> Result<()> {
 }
 
 #[test]
+fn numbers_that_no_gpu_computes_in_are_refused_before_anything_is_started() {
+    let model = fixtures().join("shapes");
+    let mut up = Command::new(binary().unwrap());
+    let up = up.args(["up", "--device", "cuda", "--dtype", "f32", "--model"]).arg(model).output().unwrap();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(!up.status.success() && said.contains("--dtype f32: GPUs compute in bf16 alone"), "{said}");
+}
+
+#[test]
 fn without_a_driver_the_first_word_is_what_is_missing() {
     let model = fixtures().join("shapes");
     let up = Command::new(binary().unwrap()).args(["up", "--device", "cuda", "--model"]).arg(model).output().unwrap();

@@ -60,7 +60,7 @@ pub(super) async fn collective(config: &Config, members: &[Member], epoch: Epoch
     if let [first, _, ..] = members
         && members.iter().all(|member| member.worker.device_kind() == "cuda")
     {
-        let nccl_id = new_id(first, epoch).await?;
+        let nccl_id = new_id(config, first, epoch, members.len()).await?;
         return Ok(wire::Collective { transport: WireTransport::Nccl.into(), group, deadline_ms, nccl_id, ..Default::default() });
     }
     let one_host = members.iter().all(|member| member.worker.host == members[0].worker.host);
@@ -82,10 +82,12 @@ pub(super) async fn collective(config: &Config, members: &[Member], epoch: Epoch
     })
 }
 
-/// Under which name ranks meet by NCCL, made by rank 0.
-async fn new_id(first: &Member, epoch: Epoch) -> Result<bytes::Bytes, FormError> {
+/// Under which name ranks meet by NCCL, made by rank 0. An id that no group meets under costs its worker, so that it is made
+/// only where rank 0 finds nothing wrong with the model.
+async fn new_id(config: &Config, first: &Member, epoch: Epoch, tp: usize) -> Result<bytes::Bytes, FormError> {
     let mut client = ShardWorkerClient::new(first.channel.clone());
-    let made = timeout(ID, client.new_collective_id(wire::NewCollectiveIdRequest { epoch: epoch.0 })).await;
+    let wire::LoadRequest { model, tp, .. } = weights(config, 0, tp)?;
+    let made = timeout(ID, client.new_collective_id(wire::NewCollectiveIdRequest { epoch: epoch.0, model, tp })).await;
     let made = made.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no id for NCCL within {ID:?}"))));
     let failed = |status: Status| FormError::Load { ranks: vec![RankError::new(first, &status)] };
     Ok(made.map_err(failed)?.into_inner().id)

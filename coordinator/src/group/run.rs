@@ -15,7 +15,7 @@ use futures::{
 use prost::Message as _;
 use tessera_engine::OutputError;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient, step_failure::Kind};
-use tessera_service::metrics as names;
+use tessera_service::{metrics as names, reason};
 use tessera_types::{Epoch, ModelSpec, Rank, StepId, StepOutput, StepPlan};
 use tokio::{
     sync::mpsc,
@@ -252,7 +252,7 @@ impl Group {
             Ok(result) => result,
             Err(status) => {
                 self.suspects.insert(rank);
-                return Err(Loss::Rank(rank, format!("{}: {}", status.code(), status.message())));
+                return Err(Loss::Rank(rank, format!("{}: {}", status.code(), reason(&status))));
             }
         };
         let (epoch, step) = (Epoch(result.epoch), StepId(result.step));
@@ -287,7 +287,7 @@ impl Group {
 
     /// After a loss that does not tell who is to blame, listens to the other ranks for a moment: the first to fail is
     /// seldom the one.
-    pub(super) async fn hear_out(&mut self, loss: &Loss) {
+    pub(crate) async fn hear_out(&mut self, loss: &Loss) {
         if loss.is_clear() {
             return;
         }

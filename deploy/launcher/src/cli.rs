@@ -184,6 +184,10 @@ pub(crate) struct FrontArgs {
     /// Connections that each front has at once; more are refused. Each takes a file descriptor.
     #[arg(long, value_name = "N", default_value_t = 8192, env = "TESSERA_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_connections: u32,
+    /// Memory for requests' bodies and images, such as 2GiB: half of it for what requests hold, half for decoding, where an
+    /// image that takes more is refused; a quarter of what is free, 8GiB at most, when unset.
+    #[arg(long, value_name = "SIZE", env = "TESSERA_IMAGE_MEMORY", value_parser = parse_size)]
+    pub(crate) image_memory: Option<u64>,
     /// Fetch image URLs of public hosts. Private addresses are always refused.
     #[arg(long, env = "TESSERA_ALLOW_IMAGE_URLS")]
     pub(crate) allow_image_urls: bool,

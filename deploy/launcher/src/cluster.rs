@@ -36,6 +36,7 @@ pub(crate) struct LocalCluster {
 impl LocalCluster {
     /// Starts every role and waits until the replicas are ready.
     pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
+        settings::check(&args.compute, &args.replica)?;
         let model = Model::new(&args.model)?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
@@ -113,6 +114,7 @@ impl LocalCluster {
                 grpc: LOOPBACK,
                 http: LOOPBACK,
                 max_connections: 64,
+                image_memory: None,
                 allow_image_urls: false,
                 api_key_file: None,
                 tls: FrontTlsArgs::default(),

@@ -8,6 +8,7 @@ mod cluster;
 mod demo;
 mod device;
 mod drain;
+mod memory;
 mod progress;
 mod roles;
 mod settings;

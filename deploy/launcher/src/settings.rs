@@ -21,12 +21,15 @@ use crate::{
         TransportArg,
     },
     device::DeviceArg,
+    memory::free_memory,
 };
 
 /// Calls in progress may end within this when a process stops.
 const GRACE: Duration = Duration::from_secs(3);
 /// A worker that stops waits this long for its coordinator to let it go.
 const DRAIN: Duration = Duration::from_secs(4);
+/// A router takes no more memory for images unless it is told so.
+const MOST_IMAGE_MEMORY: u64 = 8 << 30;
 
 /// The model to serve.
 #[derive(Clone, Debug)]
@@ -96,6 +99,17 @@ pub(crate) fn shard_worker(
         drain: DRAIN,
         grace: GRACE,
     })
+}
+
+/// Whether ranks can compute as they are asked to; those of a cluster say so themselves.
+///
+/// # Errors
+/// What no rank of the device could do.
+pub(crate) fn check(args: &ComputeArgs, replica: &ReplicaArgs) -> Result<()> {
+    if let (DeviceArg::Cuda(_), DtypeArg::F32) = (args.device, replica.dtype) {
+        bail!("--dtype f32: GPUs compute in bf16 alone");
+    }
+    Ok(())
 }
 
 fn device(args: &ComputeArgs, (nth, ranks): (u16, u16)) -> Result<DeviceConfig> {
@@ -208,7 +222,9 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
         Source::Folder(folder) => tessera_router::ModelSource::Folder(folder.clone()),
         Source::Dummy(spec) => tessera_router::ModelSource::Shape(spec.clone()),
     };
-    let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
+    let image_memory = args.image_memory.unwrap_or_else(|| (free_memory() / 4).min(MOST_IMAGE_MEMORY));
+    let usual = RouterConfig::new(&model.name, source).with_image_memory(image_memory);
+    let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..usual };
     config.front_tls = front_tls(&args.tls);
     config.max_connections = args.max_connections as usize;
     config.max_context = max_context.map(|tokens| tokens as usize);
@@ -236,12 +252,4 @@ fn front_tls(args: &FrontTlsArgs) -> Option<CertFiles> {
 /// A name no other process has.
 pub(crate) fn unique(role: &str) -> String {
     format!("{role}-{:016x}", rand::random::<u64>())
-}
-
-/// Memory that can be had without swapping, in bytes.
-fn free_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(4 << 30, |kib| kib << 10)
 }

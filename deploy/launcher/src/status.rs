@@ -89,8 +89,19 @@ impl Cluster {
     }
 
     fn table(&self) -> String {
-        let mut rows =
-            vec![row(["REPLICA", "STATE", "TP", "EPOCH", "RUNNING", "WAITING", "QUEUED", "KV", "GROUPS", "LAST LOSS"])];
+        let mut rows = vec![row([
+            "REPLICA",
+            "STATE",
+            "TP",
+            "EPOCH",
+            "RUNNING",
+            "WAITING",
+            "QUEUED",
+            "KV",
+            "GROUPS",
+            "LAST LOSS",
+            "PROBLEM",
+        ])];
         for (record, info) in &self.replicas {
             let condition = match info {
                 None => "silent",
@@ -100,19 +111,22 @@ impl Cluster {
                 Some(info) if info.groups == 0 => "standing by",
                 Some(_) => "forming",
             };
+            // The record may be of a time before the registry was away.
+            let epoch = info.as_ref().map_or(record.epoch, |info| info.epoch);
             let told = info.clone().unwrap_or_default();
             let share = 100 * told.kv_blocks_used / told.kv_blocks.max(1);
             rows.push(row([
                 record.id.as_str(),
                 condition,
                 &told.tp.to_string(),
-                &record.epoch.to_string(),
+                &epoch.to_string(),
                 &told.running.to_string(),
                 &told.waiting.to_string(),
                 &told.queued_tokens.to_string(),
                 &format!("{share} %"),
                 &told.groups.to_string(),
-                [told.problem.as_str(), &told.last_loss].into_iter().find(|text| !text.is_empty()).unwrap_or("-"),
+                or_dash(&told.last_loss),
+                or_dash(&told.problem),
             ]));
         }
         let mut text = aligned(&rows);
@@ -142,4 +156,8 @@ fn state(record: &WorkerRecord) -> &'static str {
         WorkerState::Ready => "ready",
         WorkerState::Draining => "draining",
     }
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
 }

@@ -38,7 +38,7 @@ impl LastResort {
         self.limit
     }
 
-    /// Does what it does; `why` is one sentence.
+    /// Does it, and says why.
     pub fn follow(&self, why: &str) {
         (self.act)(why);
     }

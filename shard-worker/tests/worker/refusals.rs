@@ -63,7 +63,8 @@ async fn only_a_worker_on_a_gpu_makes_an_id_and_only_for_an_epoch_to_come() {
     let worker = Worker::start("a").await;
     worker.load(Group::shm(1).request(5, 0)).await.unwrap();
     for (epoch, name) in [(5, "epoch 5 is over"), (4, "this worker has seen epoch 5"), (6, "computes on `cpu`")] {
-        let error = worker.client.clone().new_collective_id(NewCollectiveIdRequest { epoch }).await.unwrap_err();
+        let error =
+            worker.client.clone().new_collective_id(NewCollectiveIdRequest { epoch, ..Default::default() }).await.unwrap_err();
         assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
         assert!(error.message().contains(name), "{name}: {error}");
     }
