@@ -290,8 +290,9 @@ fn made_up_rows_to_look_up_have_the_bits_that_the_host_would_make() {
     let slice = TensorSlice::matrix("tok_embeddings.weight", &[1000, 104]).rows(500..571);
     let table = device.load_table(&by_device(&source, &slice, 0).source()).unwrap();
     let tokens: Vec<_> = (500..571).map(|token| Some(TokenId(token))).collect();
-    let (positions, images) = (vec![0; tokens.len()], [0..tokens.len()]);
-    let rows = device.place(Rows { tokens: &tokens, positions: &positions, spans: Spans::Images(&images) }).unwrap();
+    let (positions, image) = (vec![0; tokens.len()], 0..tokens.len());
+    let spans = Spans::Images(std::slice::from_ref(&image));
+    let rows = device.place(Rows { tokens: &tokens, positions: &positions, spans }).unwrap();
     let mut out = device.tensor(tokens.len(), 104).unwrap();
     device.embed(&table, 500, &rows, &mut out).unwrap();
     same_bits(&device.read(&out).unwrap(), &by_host(&source, &slice, 0));
