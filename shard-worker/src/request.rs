@@ -1,6 +1,6 @@
 //! What a rank is asked to load, checked.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use tessera_collective::{GroupConfig, NCCL_ID_BYTES, NcclId, Transport};
 use tessera_device::{CacheShape, Dtype};
@@ -9,7 +9,7 @@ use tessera_proto::{
     bad_request,
     internal::{self as wire, collective::Transport as WireTransport, model_source::Source},
 };
-use tessera_types::{Epoch, ModelSpec, Rank, ShardPlan, UnknownVisionParallel, VisionParallel};
+use tessera_types::{Epoch, ModelSpec, Rank, ShardPlan, VisionParallel};
 use tonic::Status;
 
 use crate::error::LoadError;
@@ -115,9 +115,8 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
             "bf16" => Dtype::Bf16,
             other => return Err(bad_request("dtype", &format!("`{other}` is neither f32 nor bf16"))),
         };
-        let vision_parallel = request.vision_parallel.parse();
-        let vision_parallel =
-            vision_parallel.map_err(|error: UnknownVisionParallel| bad_request("vision_parallel", &error.to_string()))?;
+        let vision_parallel = VisionParallel::from_str(&request.vision_parallel);
+        let vision_parallel = vision_parallel.map_err(|error| bad_request("vision_parallel", &error.to_string()))?;
         let rank = u16::try_from(request.rank).map_err(|_| bad_request("rank", "out of range"))?;
         let collective = request.collective.ok_or_else(|| bad_request("collective", "missing"))?;
         let group = GroupConfig {
