@@ -21,6 +21,8 @@ pub struct Config {
     pub source: ModelSource,
     /// What weights and cache are kept in: `f32` or `bf16`.
     pub dtype: String,
+    /// What weights that may be quantised are kept in instead: `fp8`, or empty.
+    pub quantization: String,
     /// Ranks: 1, 2, 4 or 8.
     pub tp: u16,
     /// Whether a group may be formed of fewer ranks where there are not enough, and grows when there are again.
@@ -135,6 +137,7 @@ impl Config {
             model: model.into(),
             source,
             dtype: "bf16".into(),
+            quantization: String::new(),
             tp,
             elastic: false,
             max_context: None,

@@ -48,7 +48,7 @@ impl Wanted<'_> {
 
 /// What a replica's weights are known by; one that does not say is taken at its word.
 fn weights(info: &GetInfoResponse) -> Option<Arc<str>> {
-    (!info.model_fingerprint.is_empty()).then(|| format!("{} in {}", info.model_fingerprint, info.dtype).into())
+    (!info.model_fingerprint.is_empty()).then(|| format!("{} in {}", info.model_fingerprint, info.weight_format()).into())
 }
 
 /// Every replica known.

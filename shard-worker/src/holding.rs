@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
-    Device, DeviceError, Dtype,
+    Device, DeviceError, WeightFormat,
     cpu::{CpuConfig, CpuDevice},
     cuda::{CudaConfig, CudaDevice},
     sim::SimConfig,
 };
-use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_parameters};
+use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_bytes};
 use tessera_proto::internal::Loaded;
 use tessera_types::{ModelSpec, Rank, ShardPlan, StepOutput, StepPlan};
 
@@ -18,7 +18,7 @@ use crate::{
     DeviceConfig,
     error::LoadError,
     guard::guarded,
-    request::{LoadRequest, ModelId, element_bytes},
+    request::{LoadRequest, ModelId},
 };
 
 /// Weights on the device, with their cache.
@@ -27,7 +27,7 @@ pub(crate) struct Holding {
     id: ModelId,
     /// As the files were when they were read; `None` where nothing was.
     weights: Option<Fingerprint>,
-    dtype: Dtype,
+    format: WeightFormat,
     blocks: u32,
     fingerprint: String,
 }
@@ -77,14 +77,15 @@ impl Holding {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let loaded = match device {
+            DeviceConfig::Cpu { .. } if request.format.quantization.is_some() => return Err(LoadError::Quantization),
             DeviceConfig::Cpu { threads, kv_memory } => {
-                let config = CpuConfig { threads: *threads, dtype: request.dtype };
+                let config = CpuConfig { threads: *threads, dtype: request.format.dtype };
                 Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
             }
             DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs } => {
                 let config = CudaConfig { ordinal: gpu.ordinal, kernels: kernels.clone(), workspace: None, records: *graphs };
                 let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
-                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.dtype), progress)
+                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.format), progress)
             }
             DeviceConfig::Sim { accelerator, kv_memory } => Self::load_sim(held, request, abort, *accelerator, *kv_memory),
         };
@@ -111,7 +112,7 @@ impl Holding {
         let source = request.model.open()?;
         let spec = source.spec();
         let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
-        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.dtype)))?;
+        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.format)))?;
         let weights = Some(source.fingerprint());
         if let Some(model) = Self::fitting(held, request, weights, &plan, blocks).and_then(D::model) {
             model.join(join_with(&request.group, abort)?)?;
@@ -120,7 +121,7 @@ impl Holding {
             *held = None;
             let device = device().map_err(ModelError::from)?;
             let collective = join_with(&request.group, abort.clone())?;
-            let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
+            let cache = CacheConfig { blocks: blocks as usize, dtype: request.format.dtype };
             let mut progress = |done, total| {
                 progress(done, total);
                 if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
@@ -142,12 +143,12 @@ impl Holding {
         let spec = request.model.shape()?;
         let plan = ShardPlan::new(&spec, request.group.size, request.group.rank)?;
         let kv_memory =
-            kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.dtype)));
+            kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.format)));
         let blocks = request.blocks(&spec, &plan, kv_memory)?;
         match Self::fitting(held, request, None, &plan, blocks) {
             Some(Forward::Sim(model)) => model.join(abort),
             _ => {
-                let setup = SimSetup { device: accelerator, dtype: request.dtype, blocks: blocks as usize };
+                let setup = SimSetup { device: accelerator, format: request.format, blocks: blocks as usize };
                 let model = SimModel::new(spec.clone(), plan, setup, abort);
                 *held = Some(Self::new(Forward::Sim(Box::new(model)), request, None, blocks));
             }
@@ -156,8 +157,8 @@ impl Holding {
     }
 
     fn new(forward: Forward, request: &LoadRequest, weights: Option<Fingerprint>, blocks: u32) -> Self {
-        let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint.clone());
-        Self { forward, id, weights, dtype, blocks, fingerprint }
+        let (id, format, fingerprint) = (request.model.clone(), request.format, request.fingerprint.clone());
+        Self { forward, id, weights, format, blocks, fingerprint }
     }
 
     /// What is held, if it is what a request asks for.
@@ -175,7 +176,7 @@ impl Holding {
     fn fits(&self, request: &LoadRequest, weights: Option<Fingerprint>, plan: &ShardPlan, blocks: u32) -> bool {
         self.id == request.model
             && self.weights == weights
-            && self.dtype == request.dtype
+            && self.format == request.format
             && self.plan() == plan
             && self.blocks == blocks
     }
@@ -220,18 +221,18 @@ impl Holding {
         self.plan().rank
     }
 
-    /// Model, dtype, degree and rank.
+    /// Model, format, degree and rank.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
     pub(crate) fn weight_bytes(&self) -> u64 {
-        weight_bytes(self.spec(), self.plan(), self.dtype)
+        weight_bytes(self.spec(), self.plan(), self.format)
     }
 }
 
-fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
-    (shard_parameters(spec, plan) * element_bytes(dtype)) as u64
+fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, format: WeightFormat) -> u64 {
+    shard_bytes(spec, plan, format) as u64
 }
 
 fn loaded(held: &Option<Holding>, spec: &ModelSpec, kv_blocks: u32, bytes_read: u64) -> Result<Loaded, LoadError> {

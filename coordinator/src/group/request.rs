@@ -30,6 +30,7 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         tp: tp as u32,
         model: Some(wire::ModelSource { source: Some(source) }),
         dtype: config.dtype.clone(),
+        quantization: config.quantization.clone(),
         ..Default::default()
     })
 }

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TransportArg, UpArgs,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs, ReplicaArgs,
+        TransportArg, UpArgs,
     },
     device::DeviceArg,
     progress,
@@ -36,6 +37,7 @@ impl LocalCluster {
     /// Starts every role and waits until the replicas are ready.
     pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
         let model = Model::new(&args.model)?;
+        settings::check_quantization(&args.replica, Some(args.compute.device))?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         // First of all, since it is the router that is told ports and files: what is wrong with them is found before
@@ -93,6 +95,7 @@ impl LocalCluster {
                 elastic: false,
                 transport: TransportArg::Auto,
                 dtype: DtypeArg::Bf16,
+                quantization: QuantizationArg::None,
                 max_context: None,
                 max_sequences: 16,
                 step_tokens: 512,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
@@ -17,8 +17,8 @@ use tessera_types::ModelSpec;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TlsArgs,
-        TransportArg,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs,
+        ReplicaArgs, TlsArgs, TransportArg,
     },
     device::DeviceArg,
 };
@@ -162,6 +162,15 @@ impl Identity {
     }
 }
 
+/// Fails where weights cannot be quantised as asked: in these numbers, or on `device` where it is known.
+pub(crate) fn check_quantization(args: &ReplicaArgs, device: Option<DeviceArg>) -> Result<()> {
+    if args.quantization == QuantizationArg::Fp8 {
+        ensure!(args.dtype == DtypeArg::Bf16, "--quantization fp8 goes with --dtype bf16: such weights are made of bf16 ones");
+        ensure!(device != Some(DeviceArg::Cpu), "--quantization fp8 goes with --device cuda or sim:NAME, and the device is cpu");
+    }
+    Ok(())
+}
+
 /// A coordinator's configuration.
 pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr) -> tessera_coordinator::Config {
     let source = match &model.source {
@@ -173,6 +182,10 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
         dtype: match args.dtype {
             DtypeArg::F32 => "f32".into(),
             DtypeArg::Bf16 => "bf16".into(),
+        },
+        quantization: match args.quantization {
+            QuantizationArg::None => String::new(),
+            QuantizationArg::Fp8 => "fp8".into(),
         },
         elastic: args.elastic,
         transport: match args.transport {

@@ -53,6 +53,8 @@ pub(crate) struct Script {
     pub(crate) shape: String,
     /// What its weights are known by.
     pub(crate) fingerprint: String,
+    /// How they are quantised.
+    pub(crate) quantization: String,
 }
 
 impl Default for Script {
@@ -71,6 +73,7 @@ impl Default for Script {
             model: String::new(),
             shape: String::new(),
             fingerprint: String::new(),
+            quantization: String::new(),
         }
     }
 }
@@ -199,6 +202,7 @@ impl Coordinator for Fake {
             model: script.model.clone(),
             model_spec: script.shape.clone(),
             model_fingerprint: script.fingerprint.clone(),
+            quantization: script.quantization.clone(),
             ..Default::default()
         }))
     }

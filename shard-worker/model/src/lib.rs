@@ -35,5 +35,5 @@ pub use checkpoint::{Checkpoint, CheckpointError, Fingerprint, Layout, WeightSou
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use sim::{SimModel, SimSetup};
-pub use slices::shard_parameters;
+pub use slices::shard_bytes;
 pub use weights::Progress;

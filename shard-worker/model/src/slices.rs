@@ -1,7 +1,12 @@
 //! Which slice of which tensor a rank holds, by Mistral's names. Pure: nothing is read here.
+//!
+//! What may be quantised is decided here, as is usual: the products of the decoder's layers, most of what a token reads. Not
+//! the embedding, nor the output matrix, whose errors no later layer evens out, nor the vision encoder and the adapter, which
+//! run once an image.
 
 use std::ops::Range;
 
+use tessera_device::WeightFormat;
 use tessera_types::{ModelSpec, ShardPlan, VisionShard, VisionSpec, segment_bounds};
 
 use crate::checkpoint::TensorSlice;
@@ -53,6 +58,7 @@ struct LayerShape {
     kv_heads: Range<usize>,
     all_ffn: usize,
     ffn: Range<usize>,
+    quantisable: bool,
 }
 
 impl ShardSlices {
@@ -67,6 +73,7 @@ impl ShardSlices {
             kv_heads: plan.kv_heads.clone(),
             all_ffn: d.ffn_dim,
             ffn: plan.ffn.clone(),
+            quantisable: true,
         };
         // A rank behind the vocabulary's end still holds one row, so that no matrix is ever empty.
         let last = d.vocab_size - 1;
@@ -106,6 +113,7 @@ impl VisionSlices {
             kv_heads: shard.heads.clone(),
             all_ffn: vision.ffn_dim,
             ffn: shard.ffn.clone(),
+            quantisable: false,
         };
         let patch = vision.patch_size;
         let adapter = |name: &str| format!("vision_language_adapter.{name}");
@@ -138,7 +146,9 @@ impl LayerSlices {
 }
 
 fn layer(prefix: &str, shape: &LayerShape) -> LayerSlices {
-    let matrix = |name: &str, out: usize, inner: usize| TensorSlice::matrix(format!("{prefix}{name}.weight"), &[out, inner]);
+    let matrix = |name: &str, out: usize, inner: usize| {
+        TensorSlice::matrix(format!("{prefix}{name}.weight"), &[out, inner]).quantisable(shape.quantisable)
+    };
     let norm = |name: &str| TensorSlice::vector(format!("{prefix}{name}.weight"), shape.dim);
     let rows = |heads: &Range<usize>| heads.start * shape.head_dim..heads.end * shape.head_dim;
     let (queries, keys) = (shape.all_heads * shape.head_dim, shape.all_kv_heads * shape.head_dim);
@@ -160,16 +170,21 @@ fn layer(prefix: &str, shape: &LayerShape) -> LayerSlices {
     }
 }
 
-/// Weights that a rank holds, to know its memory before anything is loaded.
-pub fn shard_parameters(spec: &ModelSpec, plan: &ShardPlan) -> usize {
-    ShardSlices::new(spec, plan).all().map(TensorSlice::len).sum()
+/// Bytes of the weights that a rank holds, to know its memory before anything is loaded.
+pub fn shard_bytes(spec: &ModelSpec, plan: &ShardPlan, format: WeightFormat) -> usize {
+    ShardSlices::new(spec, plan).all().map(|slice| slice.kept_bytes(format)).sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use tessera_device::{Dtype, Quantization};
     use tessera_types::Rank;
 
     use super::*;
+
+    fn shard_parameters(spec: &ModelSpec, plan: &ShardPlan) -> usize {
+        shard_bytes(spec, plan, Dtype::Bf16.into()) / 2
+    }
 
     #[test]
     fn one_rank_holds_every_parameter_of_pixtral_12b_in_585_tensors() {
@@ -190,6 +205,31 @@ mod tests {
                 assert_eq!(shard_parameters(&spec, &plan), (12_682_739_712 - replicated) / tp + replicated);
             }
         }
+    }
+
+    #[test]
+    fn fp8_takes_a_byte_off_each_weight_of_the_decoders_layers_and_adds_a_scale_for_each_output() {
+        let spec = ModelSpec::pixtral_12b();
+        let fp8 = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
+        for tp in [1, 2, 4, 8] {
+            let plan = ShardPlan::new(&spec, tp, Rank(0)).unwrap();
+            let saved = shard_bytes(&spec, &plan, Dtype::Bf16.into()) - shard_bytes(&spec, &plan, fp8);
+            // Queries, keys, values, gate and up are cut by outputs; every rank has all 5120 outputs of the two others.
+            let outputs = (4096 + 2 * 1024 + 2 * 14_336) / tp + 2 * 5120;
+            let weights = 5120 * (2 * 4096 + 2 * 1024 + 3 * 14_336) / tp;
+            assert_eq!(saved, 40 * (weights - 4 * outputs), "tp {tp}");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_no_multiple_of_16_stay_as_they_are() {
+        let mut spec = ModelSpec::bench_1b();
+        spec.decoder.ffn_dim += 8;
+        let fp8 = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
+        let slices = ShardSlices::new(&spec, &ShardPlan::new(&spec, 1, Rank(0)).unwrap());
+        let layer = &slices.layers[0];
+        assert_eq!(layer.down.kept_bytes(fp8), 2 * layer.down.len());
+        assert_eq!(layer.gate_up[0].kept_bytes(fp8), layer.gate_up[0].len() + 4 * spec.decoder.ffn_dim);
     }
 
     #[test]

@@ -6,10 +6,7 @@ use std::{ptr::NonNull, sync::Arc};
 use cudarc::driver::{result, sys};
 use half::bf16;
 
-use super::{
-    context::{Context, Memory},
-    failure::driver,
-};
+use super::{context::Context, failure::driver};
 use crate::DeviceError;
 
 /// Numbers in a buffer.
@@ -70,19 +67,25 @@ impl Staging {
         Ok(Self { context: context.clone(), buffers: [Pinned::new()?, Pinned::new()?], turn: 0 })
     }
 
-    /// Copies `rows` rows of `cols` numbers, each filled by `fill`, to `to` from its number `first` on.
+    /// Rows of so many numbers that go at once.
+    pub(super) fn rows_at_once(cols: usize) -> Result<usize, DeviceError> {
+        match NUMBERS.checked_div(cols).unwrap_or(1) {
+            0 => Err(DeviceError::Shape { operation: "load", detail: format!("rows of {cols} numbers, of {NUMBERS} at most") }),
+            rows => Ok(rows),
+        }
+    }
+
+    /// Copies `rows` rows of `cols` numbers, each filled by `fill`, to `to`, which has room for them.
     pub(super) fn send(
         &mut self,
-        to: &Memory,
-        first: usize,
+        to: u64,
         (rows, cols): (usize, usize),
         fill: impl Fn(usize, &mut [bf16]),
     ) -> Result<(), DeviceError> {
-        if cols == 0 || cols > NUMBERS || (first + rows * cols) * size_of::<bf16>() > to.bytes() {
-            let detail = format!("{rows} rows of {cols} numbers from {first} in {} bytes", to.bytes());
-            return if rows * cols == 0 { Ok(()) } else { Err(DeviceError::Shape { operation: "load", detail }) };
+        if cols == 0 {
+            return Ok(());
         }
-        let each = NUMBERS / cols;
+        let each = Self::rows_at_once(cols)?;
         for begin in (0..rows).step_by(each) {
             let count = each.min(rows - begin);
             let buffer = &self.buffers[self.turn];
@@ -94,8 +97,7 @@ impl Staging {
             for (row, numbers) in numbers.chunks_exact_mut(cols).enumerate() {
                 fill(begin + row, numbers);
             }
-            let address = to.address() + ((first + begin * cols) * size_of::<bf16>()) as u64;
-            self.context.upload(address, numbers)?;
+            self.context.upload(to + (begin * cols * size_of::<bf16>()) as u64, numbers)?;
             // SAFETY: event and stream live.
             unsafe { result::event::record(buffer.done, self.context.stream()) }.map_err(driver("noting a copy"))?;
         }
