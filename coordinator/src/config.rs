@@ -23,6 +23,8 @@ pub struct Config {
     pub dtype: String,
     /// How ranks share the encoding of images.
     pub vision_parallel: VisionParallel,
+    /// What weights that may be quantised are kept in instead: `fp8`, or empty.
+    pub quantization: String,
     /// Ranks: 1, 2, 4 or 8.
     pub tp: u16,
     /// Whether a group may be formed of fewer ranks where there are not enough, and grows when there are again.
@@ -138,6 +140,7 @@ impl Config {
             source,
             dtype: "bf16".into(),
             vision_parallel: VisionParallel::Auto,
+            quantization: String::new(),
             tp,
             elastic: false,
             max_context: None,

@@ -35,13 +35,15 @@ pub(crate) struct Service {
     pub(crate) replica: String,
     pub(crate) model: String,
     pub(crate) dtype: String,
+    pub(crate) quantization: String,
     pub(crate) tp: u16,
 }
 
 impl Service {
     pub(crate) fn new(config: &Config, commands: mpsc::Sender<Command>, state: watch::Receiver<ReplicaState>) -> Self {
-        let (replica, model, dtype) = (config.replica.clone(), config.model.clone(), config.dtype.clone());
-        Self { commands, state, replica, model, dtype, tp: config.tp }
+        let (replica, model) = (config.replica.clone(), config.model.clone());
+        let (dtype, quantization) = (config.dtype.clone(), config.quantization.clone());
+        Self { commands, state, replica, model, dtype, quantization, tp: config.tp }
     }
 
     async fn ask(&self, command: Command) -> Result<(), Status> {
@@ -106,6 +108,7 @@ impl coordinator_server::Coordinator for Service {
             queued_tokens: load.queued_tokens as u64,
             ready: load.ready,
             dtype: self.dtype.clone(),
+            quantization: self.quantization.clone(),
             model_spec: spec.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default(),
             draining: load.draining,
             workers: state.workers,

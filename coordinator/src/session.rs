@@ -19,7 +19,8 @@ const RESUMPTIONS: u32 = 16;
 /// What the weights are known by that tokens come from.
 pub(crate) struct Weights {
     pub(crate) fingerprint: String,
-    pub(crate) dtype: String,
+    /// As `tessera_proto::weight_format` names it.
+    pub(crate) format: String,
 }
 
 /// A request that somebody listens to.
@@ -67,7 +68,7 @@ impl Sessions {
         self.by_id.insert(id.clone(), admission.request);
         self.open.insert(admission.request, Session { id, sender, sequences: admission.sequences, resumptions: RESUMPTIONS });
         let queue_position = admission.queue_position as u32;
-        let accepted = wire::Accepted { queue_position, model_fingerprint: weights.fingerprint, dtype: weights.dtype };
+        let accepted = wire::Accepted { queue_position, model_fingerprint: weights.fingerprint, weight_format: weights.format };
         self.send(admission.request, Ok(WireEvent::Accepted(accepted)));
         receiver
     }

@@ -21,6 +21,8 @@ pub(crate) enum LoadError {
     NoRoom { memory: u64, block: u64 },
     #[error("kv_blocks: {asked} blocks of {block} bytes are more than the {memory} bytes this worker has for its cache")]
     TooManyBlocks { asked: u32, block: u64, memory: u64 },
+    #[error("quantization: fp8 weights are for `cuda` and `sim` devices, and this worker computes on `cpu`")]
+    Quantization,
     #[error("epoch {epoch} is over: this worker has seen epoch {newest}")]
     Stale { epoch: Epoch, newest: Epoch },
     #[error("the model's shape cannot be told: {0}")]
@@ -33,7 +35,9 @@ impl From<LoadError> for Status {
     fn from(error: LoadError) -> Self {
         let message = error.to_string();
         match &error {
-            LoadError::Shard(_) | LoadError::NoRoom { .. } | LoadError::TooManyBlocks { .. } => Self::invalid_argument(message),
+            LoadError::Shard(_) | LoadError::NoRoom { .. } | LoadError::TooManyBlocks { .. } | LoadError::Quantization => {
+                Self::invalid_argument(message)
+            }
             LoadError::Checkpoint(error) | LoadError::Model(ModelError::Checkpoint(error)) => match error {
                 CheckpointError::NoLayout(_) | CheckpointError::MissingFile { .. } => Self::not_found(message),
                 _ => Self::data_loss(message),

@@ -25,7 +25,7 @@ pub use roofline::{Floor, Floors, StepKind};
 pub use server::{RunError, ShardWorker};
 /// The name of this host for [`Config::host`]: equal where processes share memory.
 pub use tessera_collective::host;
-/// What weights and the cache are kept in, for [`Floors::new`].
-pub use tessera_device::Dtype;
 /// A simulated accelerator for [`DeviceConfig::Sim`], why a text names none, and what bounds a [`Floor`].
 pub use tessera_device::sim::{Accelerator, Bound, Figures, SimConfig, SimConfigError, StepTime};
+/// What weights and the cache are kept in, for [`Floors::new`].
+pub use tessera_device::{Dtype, Quantization, WeightFormat};

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use tessera_collective::{GroupConfig, NCCL_ID_BYTES, NcclId, Transport};
-use tessera_device::{CacheShape, Dtype};
+use tessera_device::{CacheShape, Dtype, Quantization, WeightFormat};
 use tessera_model::{CheckpointError, WeightSource, shape};
 use tessera_proto::{
     bad_request,
@@ -21,7 +21,8 @@ const LONGEST_DEADLINE_MS: u64 = 600_000;
 #[derive(Clone, Debug)]
 pub(crate) struct LoadRequest {
     pub(crate) model: ModelId,
-    pub(crate) dtype: Dtype,
+    /// What weights are kept in, and in its dtype the cache.
+    pub(crate) format: WeightFormat,
     pub(crate) vision_parallel: VisionParallel,
     /// `None`: as many as the memory holds.
     pub(crate) kv_blocks: Option<u32>,
@@ -71,7 +72,7 @@ impl LoadRequest {
     /// Blocks of the cache: those asked for, or those that `memory` bytes hold.
     pub(crate) fn blocks(&self, spec: &ModelSpec, plan: &ShardPlan, memory: u64) -> Result<u32, LoadError> {
         let (d, kv_heads) = (&spec.decoder, plan.kv_heads.len());
-        let one = CacheShape { layers: d.layers, kv_heads, head_dim: d.head_dim, blocks: 1, dtype: self.dtype };
+        let one = CacheShape { layers: d.layers, kv_heads, head_dim: d.head_dim, blocks: 1, dtype: self.format.dtype };
         let block = one.bytes() as u64;
         let room = u32::try_from(memory.checked_div(block).unwrap_or(0)).unwrap_or(u32::MAX);
         let asked = self.kv_blocks.unwrap_or(room);
@@ -80,13 +81,6 @@ impl LoadRequest {
             asked if asked > room => Err(LoadError::TooManyBlocks { asked, block, memory }),
             asked => Ok(asked),
         }
-    }
-}
-
-pub(crate) fn element_bytes(dtype: Dtype) -> usize {
-    match dtype {
-        Dtype::F32 => 4,
-        Dtype::Bf16 => 2,
     }
 }
 
@@ -110,11 +104,7 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
     fn try_from(request: wire::LoadRequest) -> Result<Self, Status> {
         let fingerprint = request.fingerprint();
         let model = request.model.ok_or_else(|| bad_request("model", "missing"))?.try_into()?;
-        let dtype = match request.dtype.as_str() {
-            "f32" => Dtype::F32,
-            "bf16" => Dtype::Bf16,
-            other => return Err(bad_request("dtype", &format!("`{other}` is neither f32 nor bf16"))),
-        };
+        let format = format(&request.dtype, &request.quantization)?;
         let vision_parallel = VisionParallel::from_str(&request.vision_parallel);
         let vision_parallel = vision_parallel.map_err(|error| bad_request("vision_parallel", &error.to_string()))?;
         let rank = u16::try_from(request.rank).map_err(|_| bad_request("rank", "out of range"))?;
@@ -131,8 +121,23 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
             },
         };
         let kv_blocks = (request.kv_blocks > 0).then_some(request.kv_blocks);
-        Ok(Self { model, dtype, vision_parallel, kv_blocks, group, fingerprint })
+        Ok(Self { model, format, vision_parallel, kv_blocks, group, fingerprint })
     }
+}
+
+fn format(dtype: &str, quantization: &str) -> Result<WeightFormat, Status> {
+    let dtype = match dtype {
+        "f32" => Dtype::F32,
+        "bf16" => Dtype::Bf16,
+        other => return Err(bad_request("dtype", &format!("`{other}` is neither f32 nor bf16"))),
+    };
+    let quantization = match (quantization, dtype) {
+        ("", _) => None,
+        ("fp8", Dtype::Bf16) => Some(Quantization::Fp8),
+        ("fp8", Dtype::F32) => return Err(bad_request("quantization", "fp8 weights are made of bf16 ones, not of f32 ones")),
+        (other, _) => return Err(bad_request("quantization", &format!("`{other}` is not fp8"))),
+    };
+    Ok(WeightFormat { dtype, quantization })
 }
 
 fn transport(collective: &wire::Collective) -> Result<Transport, Status> {

@@ -1,12 +1,12 @@
 //! What every kind of step takes at least on an accelerator: the limits that measured figures stand beside.
 
 use tessera_device::{
-    Dtype,
+    WeightFormat,
     sim::{Accelerator, ChunkWork, Roofline, SimConfig, StepTime, Work},
 };
 use tessera_types::{Grid, ModelSpec, Rank, ShardError, ShardPlan};
 
-use crate::{holding::weight_bytes, request::element_bytes};
+use crate::holding::weight_bytes;
 
 /// Sequences of a step, tokens of context, and tokens of prompts that are told of.
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
@@ -128,15 +128,15 @@ impl Floor {
 }
 
 impl Floors {
-    /// Of a model kept in `dtype` on `tp` accelerators. All ranks have the same to do, so one stands for all.
+    /// Of a model kept in `format` on `tp` accelerators. All ranks have the same to do, so one stands for all.
     ///
     /// # Errors
     /// A degree by which the model cannot be split.
-    pub fn new(accelerator: Accelerator, spec: &ModelSpec, tp: usize, dtype: Dtype) -> Result<Self, ShardError> {
+    pub fn new(accelerator: Accelerator, spec: &ModelSpec, tp: usize, format: WeightFormat) -> Result<Self, ShardError> {
         let plan = ShardPlan::new(spec, tp, Rank(0))?;
-        let roofline = Roofline::new(SimConfig { accelerator, factor: 1.0 }, spec, &plan, dtype);
-        let weights = weight_bytes(spec, &plan, dtype);
-        let a_token = spec.kv_bytes_per_token(plan.kv_heads.len(), element_bytes(dtype));
+        let roofline = Roofline::new(SimConfig { accelerator, factor: 1.0 }, spec, &plan, format);
+        let weights = weight_bytes(spec, &plan, format);
+        let a_token = spec.kv_bytes_per_token(plan.kv_heads.len(), format.dtype.bytes());
         let floor = |step: StepKind| Floor {
             step,
             time: roofline.step(&step.work()),
@@ -169,7 +169,7 @@ mod tests {
     const IMAGE: Grid = Grid { rows: 64, cols: 64 };
 
     fn pixtral(tp: usize) -> Floors {
-        Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), tp, Dtype::Bf16).unwrap()
+        Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), tp, Dtype::Bf16.into()).unwrap()
     }
 
     fn of(floors: &Floors, step: StepKind) -> Floor {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn four_ranks_of_a_small_model_wait_for_each_other() {
-        let floors = Floors::new(Accelerator::H100, &ModelSpec::bench_1b(), 4, Dtype::Bf16).unwrap();
+        let floors = Floors::new(Accelerator::H100, &ModelSpec::bench_1b(), 4, Dtype::Bf16.into()).unwrap();
         let floor = of(&floors, StepKind::Decode { batch: 1, context: 1024 });
         // A quarter of 1.58 GB takes 0.13 ms; 32 sums of 6.5 µs take 0.21.
         assert_eq!(floor.time.bound(), Bound::Collective);
@@ -256,7 +256,7 @@ mod tests {
         let fits = |batch| of(&floors, StepKind::Decode { batch, context: 32_768 }).cache <= floors.cache;
         // 5 GiB each, in 43.4 GiB.
         assert_eq!([1, 8, 32, 64].map(fits), [true, true, false, false]);
-        let full = Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), 1, Dtype::F32).unwrap();
+        let full = Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), 1, Dtype::F32.into()).unwrap();
         assert_eq!(full.weights, 2 * floors.weights);
     }
 
@@ -264,8 +264,8 @@ mod tests {
     fn nothing_is_told_that_the_model_cannot_be_asked_for() {
         let mut spec = ModelSpec::bench_1b();
         spec.max_context = 8192;
-        let floors = Floors::new(Accelerator::A100, &spec, 1, Dtype::Bf16).unwrap();
+        let floors = Floors::new(Accelerator::A100, &spec, 1, Dtype::Bf16.into()).unwrap();
         assert_eq!(floors.steps.len(), 4 + 1);
-        assert!(Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), 3, Dtype::Bf16).is_err());
+        assert!(Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), 3, Dtype::Bf16.into()).is_err());
     }
 }

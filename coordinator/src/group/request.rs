@@ -31,6 +31,7 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         model: Some(wire::ModelSource { source: Some(source) }),
         dtype: config.dtype.clone(),
         vision_parallel: config.vision_parallel.to_string(),
+        quantization: config.quantization.clone(),
         ..Default::default()
     })
 }

@@ -31,7 +31,7 @@ async fn what_ran_on_other_weights_is_not_replayed_on_new_ones() {
     let first = replica.until(|state| state.load.ready).await.epoch;
     replica.control(0).step_time = Duration::from_millis(5);
     let (with, stream) = accepted(&mut replica, "one").await;
-    assert_eq!((with.model_fingerprint.as_str(), with.dtype.as_str()), ("old", "bf16"));
+    assert_eq!((with.model_fingerprint.as_str(), with.weight_format.as_str()), ("old", "bf16"));
     (0..3).for_each(|n| replica.control(n).fingerprint = "new".into());
     replica.kill(1);
     let heard = Heard::all(stream).await;

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TransportArg, UpArgs,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs, ReplicaArgs,
+        TransportArg, UpArgs,
     },
     device::DeviceArg,
     progress,
@@ -38,6 +39,7 @@ impl LocalCluster {
     pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
         settings::check(&args.compute, &args.replica)?;
         let model = Model::new(&args.model)?;
+        settings::check_quantization(&args.replica, Some(args.compute.device))?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         // First of all, since it is the router that is told ports and files: what is wrong with them is found before
@@ -96,6 +98,7 @@ impl LocalCluster {
                 transport: TransportArg::Auto,
                 dtype: DtypeArg::Bf16,
                 vision_parallel: VisionParallel::Auto,
+                quantization: QuantizationArg::None,
                 max_context: None,
                 max_sequences: 16,
                 step_tokens: None,

@@ -8,17 +8,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
-use tessera_shard_worker::{DeviceConfig, Dtype};
+use tessera_shard_worker::{DeviceConfig, Dtype, Quantization, WeightFormat};
 use tessera_types::ModelSpec;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TlsArgs,
-        TransportArg,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs,
+        ReplicaArgs, TlsArgs, TransportArg,
     },
     device::DeviceArg,
     memory::free_memory,
@@ -176,6 +176,17 @@ impl Identity {
     }
 }
 
+const FP8_OF_F32: &str = "--quantization fp8 goes with --dtype bf16: such weights are made of bf16 ones";
+
+/// Fails where weights cannot be quantised as asked: in these numbers, or on `device` where it is known.
+pub(crate) fn check_quantization(args: &ReplicaArgs, device: Option<DeviceArg>) -> Result<()> {
+    if args.quantization == QuantizationArg::Fp8 {
+        ensure!(args.dtype == DtypeArg::Bf16, FP8_OF_F32);
+        ensure!(device != Some(DeviceArg::Cpu), "--quantization fp8 goes with --device cuda or sim:NAME, and the device is cpu");
+    }
+    Ok(())
+}
+
 /// A coordinator's configuration.
 pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr) -> tessera_coordinator::Config {
     let source = match &model.source {
@@ -186,6 +197,7 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
     tessera_coordinator::Config {
         dtype: dtype_name(args.dtype).into(),
         vision_parallel: args.vision_parallel,
+        quantization: quantization_name(args.quantization).into(),
         elastic: args.elastic,
         transport: match args.transport {
             TransportArg::Auto => tessera_coordinator::Transport::Auto,
@@ -208,12 +220,23 @@ pub(crate) fn dtype_name(dtype: DtypeArg) -> &'static str {
     }
 }
 
-/// What weights are kept in.
-pub(crate) fn dtype(dtype: DtypeArg) -> Dtype {
-    match dtype {
-        DtypeArg::F32 => Dtype::F32,
-        DtypeArg::Bf16 => Dtype::Bf16,
+/// What a quantisation is called on the wire.
+pub(crate) fn quantization_name(quantization: QuantizationArg) -> &'static str {
+    match quantization {
+        QuantizationArg::None => "",
+        QuantizationArg::Fp8 => "fp8",
     }
+}
+
+/// What weights are kept in.
+pub(crate) fn format(dtype: DtypeArg, quantization: QuantizationArg) -> Result<WeightFormat> {
+    let (dtype, quantization) = match (dtype, quantization) {
+        (DtypeArg::F32, QuantizationArg::Fp8) => bail!(FP8_OF_F32),
+        (DtypeArg::F32, QuantizationArg::None) => (Dtype::F32, None),
+        (DtypeArg::Bf16, QuantizationArg::None) => (Dtype::Bf16, None),
+        (DtypeArg::Bf16, QuantizationArg::Fp8) => (Dtype::Bf16, Some(Quantization::Fp8)),
+    };
+    Ok(WeightFormat { dtype, quantization })
 }
 
 /// A router's configuration.

@@ -22,8 +22,8 @@ struct Told {
 }
 
 /// What weights are known by, from what a replica says; one that does not say is taken at its word.
-pub(crate) fn weights(fingerprint: &str, dtype: &str) -> Option<Arc<str>> {
-    (!fingerprint.is_empty()).then(|| format!("{fingerprint} in {dtype}").into())
+pub(crate) fn weights(fingerprint: &str, format: &str) -> Option<Arc<str>> {
+    (!fingerprint.is_empty()).then(|| format!("{fingerprint} in {format}").into())
 }
 
 impl Weights {

@@ -110,7 +110,7 @@ impl Session {
         let Some(WireEvent::Accepted(accepted)) = first else {
             return Err(Status::unavailable("the replica did not begin with `accepted`"));
         };
-        let told = weights(&accepted.model_fingerprint, &accepted.dtype).or_else(|| replica.weights());
+        let told = weights(&accepted.model_fingerprint, &accepted.weight_format).or_else(|| replica.weights());
         if wanted.is_some() && wanted != told {
             return Err(Status::failed_precondition("the replica has other weights now"));
         }

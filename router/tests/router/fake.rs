@@ -59,6 +59,8 @@ pub(crate) struct Script {
     pub(crate) group_age: Duration,
     /// Refuses to say how it is.
     pub(crate) mute: bool,
+    /// How they are quantised.
+    pub(crate) quantization: String,
 }
 
 impl Default for Script {
@@ -80,6 +82,7 @@ impl Default for Script {
             accepts_with: None,
             group_age: Duration::ZERO,
             mute: false,
+            quantization: String::new(),
         }
     }
 }
@@ -212,6 +215,7 @@ impl Coordinator for Fake {
             model: script.model.clone(),
             model_spec: script.shape.clone(),
             model_fingerprint: script.fingerprint.clone(),
+            quantization: script.quantization.clone(),
             ..Default::default()
         }))
     }
@@ -224,7 +228,7 @@ async fn say(events: &Events, event: Event) {
 
 async fn speak(events: &Events, request: GenerateRequest, script: Script, seen: &Seen) {
     let model_fingerprint = script.accepts_with.unwrap_or(script.fingerprint);
-    say(events, Event::Accepted(Accepted { queue_position: 3, model_fingerprint, dtype: String::new() })).await;
+    say(events, Event::Accepted(Accepted { queue_position: 3, model_fingerprint, weight_format: String::new() })).await;
     if script.hang {
         std::future::pending::<()>().await;
     }

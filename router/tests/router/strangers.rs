@@ -71,6 +71,13 @@ async fn replicas_with_other_weights_than_the_first_wait_until_it_leaves() {
 }
 
 #[tokio::test]
+async fn the_same_weights_quantised_are_others() {
+    let house = House::with(config(), vec![of_weights("aa"), Script { quantization: "fp8".into(), ..of_weights("aa") }]).await;
+    house.until_healthy(200, "has other weights than replica-0: aa in +fp8, not aa in ").await;
+    assert_eq!(house.ready(), 1);
+}
+
+#[tokio::test]
 async fn a_stream_does_not_go_on_with_other_weights() {
     let mut config = config();
     config.patience.failover = Duration::from_millis(400);

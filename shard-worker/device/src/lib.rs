@@ -8,27 +8,20 @@ mod choosing;
 pub mod cpu;
 pub mod cuda;
 mod error;
+mod format;
 mod made_up;
 pub mod sim;
 mod source;
 
 pub use choosing::{Choosing, LogitEdit};
 pub use error::DeviceError;
+pub use format::{Dtype, Quantization, WeightFormat};
 pub use made_up::MadeUp;
 pub use source::{MatrixSource, Origin, SourceDtype};
 
 use std::ops::Range;
 
 use tessera_types::{BLOCK_TOKENS, BlockId, DeviceSlice, TokenId};
-
-/// The numbers weights and the cache are kept in. Arithmetic is f32 on CPUs whatever this says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit floats: what the golden values are checked in.
-    F32,
-    /// bfloat16: half the memory and bandwidth.
-    Bf16,
-}
 
 /// The shape of a rank's paged cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +43,7 @@ impl CacheShape {
     /// [`CacheShape::VECTOR`].
     pub fn bytes(self) -> usize {
         let width = self.head_dim.next_multiple_of(Self::VECTOR);
-        let number = match self.dtype {
-            Dtype::F32 => size_of::<f32>(),
-            Dtype::Bf16 => size_of::<u16>(),
-        };
-        2 * self.layers * self.blocks * self.kv_heads * width * BLOCK_TOKENS * number
+        2 * self.layers * self.blocks * self.kv_heads * width * BLOCK_TOKENS * self.dtype.bytes()
     }
 
     /// Numbers in a vector.
@@ -181,6 +170,11 @@ pub trait Device: Send {
     /// `segments` bounds the runs of the inner dimension that are summed apart and joined as a binary tree
     /// (`tessera_types::segment_bounds`); `[0, in]` for a plain sum in order.
     fn load_matrix(&mut self, sources: &[MatrixSource<'_>], segments: &[usize]) -> Result<Self::Matrix, DeviceError>;
+
+    /// Packs a weight that bears fewer bits, as [`Device::load_matrix`] does or quantised, where the device was set up so.
+    fn load_quantisable(&mut self, sources: &[MatrixSource<'_>], segments: &[usize]) -> Result<Self::Matrix, DeviceError> {
+        self.load_matrix(sources, segments)
+    }
 
     /// Loads a vector, widened to f32.
     fn load_vector(&mut self, source: &MatrixSource<'_>) -> Result<Self::Vector, DeviceError>;

@@ -39,5 +39,5 @@ pub use decoder::pass_row_bytes;
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use sim::{SimModel, SimSetup};
-pub use slices::shard_parameters;
+pub use slices::shard_bytes;
 pub use weights::Progress;

@@ -37,10 +37,13 @@ impl<'a, D: Device> Loader<'a, D> {
         self.segmented(slices, &[0, inner])
     }
 
-    /// A weight whose inner dimension is summed in segments.
+    /// A weight whose inner dimension is summed in segments. It may be quantised where its slices say so.
     pub(crate) fn segmented(&mut self, slices: &[TensorSlice], segments: &[usize]) -> Result<D::Matrix, ModelError> {
         let read = slices.iter().map(|slice| self.read(slice)).collect::<Result<Vec<_>, _>>()?;
         let sources: Vec<_> = read.iter().map(Loadable::source).collect();
+        if slices.iter().all(|slice| slice.quantisable) {
+            return Ok(self.device.load_quantisable(&sources, segments)?);
+        }
         Ok(self.device.load_matrix(&sources, segments)?)
     }
 

@@ -180,6 +180,7 @@ impl Group {
                 deadline_ms: LONG.as_millis() as u64,
                 ..Default::default()
             }),
+            quantization: String::new(),
         }
     }
 

@@ -118,6 +118,19 @@ async fn nothing_is_read_and_the_cache_has_what_an_h100_has_left() {
 }
 
 #[tokio::test]
+async fn weights_in_fp8_leave_their_room_to_the_cache_and_are_others() {
+    let worker = worker("h100", "a").await;
+    let wide = worker.load(pixtral(1, 1, 0)).await.unwrap();
+    let fp8 = |epoch| LoadRequest { quantization: "fp8".into(), ..pixtral(1, epoch, 0) };
+    let narrow = worker.load(fp8(2)).await.unwrap();
+    // Of each layer a byte off 272,629,760 weights, and 4 for each of its 45,056 outputs.
+    let saved = 40 * (272_629_760 - 4 * 45_056);
+    assert_eq!(wide.weight_bytes - narrow.weight_bytes, saved);
+    assert_eq!(u64::from(narrow.kv_blocks), (72_000_000_000 - narrow.weight_bytes) / (16 * 160 * 1024));
+    assert_eq!(worker.status().await.weight_bytes, narrow.weight_bytes, "what was held does not fit");
+}
+
+#[tokio::test]
 async fn a_folder_needs_its_configuration_and_no_weights() {
     let worker = worker("h100*0", "a").await;
     let folder = tempfile::tempdir().unwrap();

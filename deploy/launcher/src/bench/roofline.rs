@@ -4,6 +4,7 @@ use std::io::{Write, stdout};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tessera_proto::weight_format;
 use tessera_shard_worker::{Bound, Figures, Floor, Floors, StepKind};
 
 use crate::{
@@ -15,7 +16,8 @@ use crate::{
 /// Prints the limits of a shape on an accelerator.
 pub(crate) fn print(args: &RooflineArgs, as_json: bool) -> Result<()> {
     let spec = settings::shape(&args.model)?;
-    let floors = Floors::new(args.device, &spec, args.tp.into(), settings::dtype(args.dtype)).context("--tp")?;
+    let format = settings::format(args.dtype, args.quantization)?;
+    let floors = Floors::new(args.device, &spec, args.tp.into(), format).context("--tp")?;
     let text = if as_json { format!("{:#}\n", document(args, &floors)) } else { table(args, &floors) };
     stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
@@ -38,6 +40,7 @@ fn document(args: &RooflineArgs, floors: &Floors) -> Value {
     });
     json!({
         "model": args.model, "tp": args.tp, "device": args.device.name(), "dtype": settings::dtype_name(args.dtype),
+        "quantization": settings::quantization_name(args.quantization),
         "limits": {
             "memory_bytes": memory, "bytes_per_second": bandwidth, "bf16_flops_per_second": flops,
             "all_reduce_seconds": all_reduce, "link_bytes_per_second": link,
@@ -63,7 +66,7 @@ fn table(args: &RooflineArgs, floors: &Floors) -> String {
     let mut text = format!(
         "{} in {} on {}, tp {}: the least a step takes, with kernels that lose nothing\n",
         args.model,
-        settings::dtype_name(args.dtype),
+        weight_format(settings::dtype_name(args.dtype), settings::quantization_name(args.quantization)),
         args.device.name(),
         args.tp,
     );
@@ -133,7 +136,8 @@ mod tests {
         let Command::Bench(bench) = cli.command else { panic!("another command") };
         let args = bench.roofline;
         let spec = settings::shape(&args.model).unwrap();
-        let floors = Floors::new(args.device, &spec, args.tp.into(), settings::dtype(args.dtype)).unwrap();
+        let floors =
+            Floors::new(args.device, &spec, args.tp.into(), settings::format(args.dtype, args.quantization).unwrap()).unwrap();
         (args, floors)
     }
 

@@ -4,7 +4,7 @@ use clap::Args;
 use tessera_shard_worker::Accelerator;
 
 use super::{
-    DtypeArg, EndpointArgs,
+    DtypeArg, EndpointArgs, QuantizationArg,
     parse::{parse_degree, parse_dimensions},
 };
 
@@ -66,6 +66,9 @@ pub(crate) struct RooflineArgs {
     /// What weights and cache are kept in.
     #[arg(long, value_enum, default_value = "bf16", requires = "roofline")]
     pub(crate) dtype: DtypeArg,
+    /// How weights of the decoder's layers are quantised.
+    #[arg(long, value_enum, default_value = "none", requires = "roofline")]
+    pub(crate) quantization: QuantizationArg,
 }
 
 #[cfg(test)]

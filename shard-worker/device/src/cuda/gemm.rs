@@ -3,7 +3,8 @@
 use super::{
     CudaDevice, CudaMatrix, CudaTensor,
     context::Context,
-    kernel::{Geometry, Kernel, Kernels, int},
+    kernel::{Arg, Geometry, Kernel, Kernels, int},
+    matrix::Weights,
     ops::{agree, shaped},
     tensor::Numbers,
 };
@@ -17,6 +18,7 @@ const FEW_ROWS: usize = 64;
 const SMALL_SHARED: usize = 98_304;
 const TILE_SHARED: usize = 98_304;
 const WIDE_SHARED: usize = 229_376;
+const TILE8_SHARED: usize = 90_112;
 /// Features of a tile.
 const TILE_FEATURES: usize = 128;
 /// Rows from which wide tiles are worth their shared memory, where blocks may have it.
@@ -24,11 +26,17 @@ const WIDE_ROWS: usize = 512;
 
 /// Lets the kernels have what they need.
 pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> {
-    for kernel in [Kernel::GemmSmallWorking, Kernel::GemmSmallFull] {
-        kernels.allow_shared(kernel, SMALL_SHARED)?;
-    }
-    for kernel in [Kernel::GemmTileWorking, Kernel::GemmTileFull] {
-        kernels.allow_shared(kernel, TILE_SHARED)?;
+    for (kernel, bytes) in [
+        (Kernel::GemmSmallWorking, SMALL_SHARED),
+        (Kernel::GemmSmallFull, SMALL_SHARED),
+        (Kernel::GemmTileWorking, TILE_SHARED),
+        (Kernel::GemmTileFull, TILE_SHARED),
+        (Kernel::GemmSmall8Working, SMALL_SHARED),
+        (Kernel::GemmSmall8Full, SMALL_SHARED),
+        (Kernel::GemmTile8Working, TILE8_SHARED),
+        (Kernel::GemmTile8Full, TILE8_SHARED),
+    ] {
+        kernels.allow_shared(kernel, bytes)?;
     }
     for kernel in [Kernel::GemmWideWorking, Kernel::GemmWideFull].into_iter().filter(|_| wide) {
         kernels.allow_shared(kernel, WIDE_SHARED)?;
@@ -52,24 +60,32 @@ impl CudaDevice {
             self.narrow(x, &mut narrow)?;
             return self.multiply(&narrow, weight, out);
         }
-        let (rows, features) = (x.rows, weight.out);
-        let (working, full, geometry) = if rows <= FEW_ROWS {
-            (Kernel::GemmSmallWorking, Kernel::GemmSmallFull, self.few(rows, features))
-        } else if rows >= WIDE_ROWS && has_wide(&self.context) {
-            (Kernel::GemmWideWorking, Kernel::GemmWideFull, tiles(rows.div_ceil(256), features, WIDE_SHARED))
-        } else {
-            (Kernel::GemmTileWorking, Kernel::GemmTileFull, tiles(rows.div_ceil(128), features, TILE_SHARED))
-        };
+        let (working, full, geometry) = self.product(x.rows, weight);
         let kernel = if out.numbers == Numbers::Working { working } else { full };
         let (m, n, k) = (int(x.rows)?, int(weight.out)?, int(weight.inner)?);
-        let args = [x.address().into(), weight.memory.address().into(), out.address().into(), m.into(), n.into(), k.into()];
+        let from = std::iter::once(x.address()).chain(weight.weights.addresses()).map(Arg::from);
+        let args: Vec<Arg> = from.chain([out.address().into(), m.into(), n.into(), k.into()]).collect();
         self.kernels.launch(kernel, geometry, &args)
     }
 
-    /// A block a group of features, no more blocks than run at once.
-    fn few(&self, rows: usize, features: usize) -> Geometry {
+    /// The kernels for a product of so many rows, that with bf16 results and that with f32 ones, and how they are launched.
+    fn product(&self, rows: usize, weight: &CudaMatrix) -> (Kernel, Kernel, Geometry) {
+        use Kernel as K;
+        let features = weight.out;
+        let (few, wide) = (rows <= FEW_ROWS, rows >= WIDE_ROWS && has_wide(&self.context));
+        match weight.weights {
+            Weights::Bf16(_) if few => (K::GemmSmallWorking, K::GemmSmallFull, self.few(rows, features, 16)),
+            Weights::Bf16(_) if wide => (K::GemmWideWorking, K::GemmWideFull, tiles(rows.div_ceil(256), features, WIDE_SHARED)),
+            Weights::Bf16(_) => (K::GemmTileWorking, K::GemmTileFull, tiles(rows.div_ceil(128), features, TILE_SHARED)),
+            Weights::E4m3 { .. } if few => (K::GemmSmall8Working, K::GemmSmall8Full, self.few(rows, features, 32)),
+            Weights::E4m3 { .. } => (K::GemmTile8Working, K::GemmTile8Full, tiles(rows.div_ceil(128), features, TILE8_SHARED)),
+        }
+    }
+
+    /// A block a group of features, `least` for the fewest rows, no more blocks than run at once.
+    fn few(&self, rows: usize, features: usize, least: usize) -> Geometry {
         let group = match rows {
-            0..=8 => 16,
+            0..=8 => least,
             9..=16 => 32,
             _ => 64,
         };

@@ -128,6 +128,10 @@ impl Device for CudaDevice {
         self.new_matrix(sources)
     }
 
+    fn load_quantisable(&mut self, sources: &[MatrixSource<'_>], _segments: &[usize]) -> Result<CudaMatrix, DeviceError> {
+        self.new_quantisable(sources)
+    }
+
     fn load_vector(&mut self, source: &MatrixSource<'_>) -> Result<CudaVector, DeviceError> {
         self.new_vector(source)
     }

@@ -6,7 +6,7 @@ use std::{ops::Add, time::Duration};
 use tessera_types::{EncodeCosts, EncodePlan, ModelSpec, ShardPlan, VisionParallel};
 
 use super::{SimConfig, accelerator::Figures};
-use crate::Dtype;
+use crate::{Quantization, WeightFormat};
 
 /// What a step asks for.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +110,8 @@ pub struct Roofline {
     tp: f64,
     /// Bytes of a number.
     element: f64,
+    /// Bytes of a weight of the decoder's layers, which may be quantised.
+    layer_weight: f64,
     decoder: Transformer,
     /// Weights of the output matrix.
     output: f64,
@@ -132,11 +134,13 @@ struct Transformer {
 }
 
 impl Roofline {
-    /// Of the slice `plan` of a model kept in `dtype`.
-    pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> Self {
-        let element = match dtype {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
+    /// Of the slice `plan` of a model kept in `format`. Quantised weights are multiplied at the rate of the dtype, since
+    /// activations are not quantised.
+    pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, format: WeightFormat) -> Self {
+        let element = format.dtype.bytes();
+        let layer_weight = match format.quantization {
+            None => element,
+            Some(Quantization::Fp8) => 1,
         };
         let mut figures = config.accelerator.figures();
         figures.flops = figures.flops_with(element as f64);
@@ -153,6 +157,7 @@ impl Roofline {
             factor: config.factor,
             tp: plan.tp as f64,
             element: element as f64,
+            layer_weight: layer_weight as f64,
             decoder,
             output: (plan.vocab.len() * d.dim) as f64,
             kv_bytes: spec.kv_bytes_per_token(plan.kv_heads.len(), element) as f64,
@@ -189,9 +194,11 @@ impl Roofline {
         }
         let rows = work.chunks.iter().map(|chunk| chunk.len).sum::<usize>() as f64;
         let attention = work.chunks.iter().map(|chunk| self.attend(chunk)).fold(Seconds::default(), Add::add);
-        let logits = if work.logits > 0 { self.product(self.output, work.logits as f64) } else { Seconds::default() };
+        let logits =
+            if work.logits > 0 { self.product(self.output, self.element, work.logits as f64) } else { Seconds::default() };
+        let layers = self.product(self.decoder.weights, self.layer_weight, rows);
         let waits = 2.0 * self.decoder.layers * self.all_reduce(rows * self.decoder.width);
-        self.product(self.decoder.weights, rows) + attention + logits + Seconds::waits(waits)
+        layers + attention + logits + Seconds::waits(waits)
     }
 
     /// A chunk reads the keys and values of all positions up to its end, and each of its tokens attends to those up to
@@ -202,9 +209,9 @@ impl Roofline {
         self.seconds((start + len) * self.kv_bytes, self.decoder.attention_flops(pairs))
     }
 
-    /// Weights read once, met by every row.
-    fn product(&self, weights: f64, rows: f64) -> Seconds {
-        self.seconds(weights * self.element, 2.0 * weights * rows)
+    /// Weights of so many bytes each, read once, met by every row.
+    fn product(&self, weights: f64, bytes: f64, rows: f64) -> Seconds {
+        self.seconds(weights * bytes, 2.0 * weights * rows)
     }
 
     /// Of a phase that reads and computes at once.

@@ -5,16 +5,20 @@ use std::time::{Duration, Instant};
 use tessera_types::{ModelSpec, Rank, ShardPlan, VisionParallel};
 
 use super::*;
-use crate::Dtype;
+use crate::{Dtype, Quantization, WeightFormat};
 
 fn pixtral(device: &str, tp: usize) -> Roofline {
     sharing_images(device, tp, VisionParallel::Tensor)
 }
 
 fn sharing_images(device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
+    pixtral_in(Dtype::Bf16.into(), device, tp, parallel)
+}
+
+fn pixtral_in(format: WeightFormat, device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
     let spec = ModelSpec::pixtral_12b();
     let plan = ShardPlan::new(&spec, tp, Rank(0)).unwrap().sharing_images(parallel);
-    Roofline::new(device.parse().unwrap(), &spec, &plan, Dtype::Bf16)
+    Roofline::new(device.parse().unwrap(), &spec, &plan, format)
 }
 
 /// A token for each of `batch` sequences that have `context` already.
@@ -87,6 +91,18 @@ fn two_ranks_halve_the_reading_and_pay_eighty_all_reduces_a_token() {
     within_5_percent(time.collective.as_secs_f64(), 80.0 * 6.5e-6);
     let one = seconds(&pixtral("h100", 1), &work);
     within_5_percent((time.total() - time.collective).as_secs_f64(), one / 2.0);
+}
+
+#[test]
+fn weights_in_fp8_halve_what_a_token_reads_of_the_layers_and_nothing_else() {
+    let fp8 = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
+    let (bf16, fp8) = (pixtral("h100", 1), pixtral_in(fp8, "h100", 1));
+    // A byte less for each weight of 40 layers, at 3.0 TB/s.
+    let saved = seconds(&bf16, &decode(1, 1024)) - seconds(&fp8, &decode(1, 1024));
+    within_5_percent(saved, 40.0 * 272_629_760.0 / 3.0e12);
+    // Bound by arithmetic, which is the same.
+    assert_eq!(fp8.step(&prefill(4096)), bf16.step(&prefill(4096)));
+    assert_eq!(fp8.step(&image(4096)), bf16.step(&image(4096)));
 }
 
 #[test]

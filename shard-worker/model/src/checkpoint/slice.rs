@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tessera_device::{MadeUp, MatrixSource, Origin, SourceDtype};
+use tessera_device::{MadeUp, MatrixSource, Origin, SourceDtype, WeightFormat};
 
 /// What a rank wants of one tensor, by Mistral's name and in Mistral's order of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +17,21 @@ pub struct TensorSlice {
     pub columns: Range<usize>,
     /// Width of a head, where rows are rotary pairs whose order depends on the layout; the rows are whole heads.
     pub rotary_head: Option<usize>,
+    /// Whether the weight bears fewer bits than the others.
+    pub quantisable: bool,
 }
 
 impl TensorSlice {
     /// All of a tensor of two or more dimensions.
     pub fn matrix(name: impl Into<String>, shape: &[usize]) -> Self {
         let columns = shape[1..].iter().product();
-        Self { name: name.into(), shape: shape.to_vec(), rows: 0..shape[0], columns: 0..columns, rotary_head: None }
+        let (name, shape, rows) = (name.into(), shape.to_vec(), 0..shape[0]);
+        Self { name, shape, rows, columns: 0..columns, rotary_head: None, quantisable: false }
     }
 
     /// All of a vector.
     pub fn vector(name: impl Into<String>, len: usize) -> Self {
-        Self { name: name.into(), shape: vec![len], rows: 0..1, columns: 0..len, rotary_head: None }
+        Self { name: name.into(), shape: vec![len], rows: 0..1, columns: 0..len, rotary_head: None, quantisable: false }
     }
 
     /// Only these rows.
@@ -44,6 +47,17 @@ impl TensorSlice {
     /// Rows are rotary pairs in heads of this width.
     pub fn rotary(self, head_dim: usize) -> Self {
         Self { rotary_head: Some(head_dim), ..self }
+    }
+
+    /// Whether it bears fewer bits than the others.
+    pub fn quantisable(self, quantisable: bool) -> Self {
+        Self { quantisable, ..self }
+    }
+
+    /// Bytes that a device takes for it.
+    pub fn kept_bytes(&self, format: WeightFormat) -> usize {
+        let (out, inner) = (self.rows.len(), self.columns.len());
+        if self.quantisable { format.quantisable_bytes(out, inner) } else { out * inner * format.dtype.bytes() }
     }
 
     /// Numbers in a row of the whole tensor.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tessera_collective::{Collective, CollectiveError, GroupConfig, Solo, Transport};
 use tessera_device::cuda::{CudaConfig, CudaDevice};
-use tessera_device::{Device, Dtype, Rows, Spans};
+use tessera_device::{Device, Dtype, Quantization, Rows, Spans, WeightFormat};
 use tessera_model::checkpoint::{Loadable, SliceBytes, TensorSlice};
 use tessera_model::{CacheConfig, Model, ModelError, WeightSource, pass_row_bytes};
 use tessera_types::{
@@ -13,21 +13,25 @@ use tessera_types::{
 };
 
 use crate::cases::{self, Case};
-use crate::driver::{Driver, greedy, start};
-use crate::golden::{check_bf16, forced};
+use crate::driver::{Driver, alone, greedy, start};
+use crate::golden::{check_bf16, check_near, forced, rms};
+use crate::quantised;
 
 /// Blocks of the cache: enough for every case.
 const BLOCKS: usize = 600;
 const WORKSPACE: usize = 96 << 20;
 
-fn device(ordinal: usize, records: bool, workspace: usize) -> CudaDevice {
+const BF16: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: None };
+const FP8: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
+
+fn device(ordinal: usize, format: WeightFormat, records: bool, workspace: usize) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records }, Dtype::Bf16).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records }, format).unwrap()
 }
 
-fn model(layout: &str, records: bool) -> Model<CudaDevice> {
-    load(layout, device(0, records, WORKSPACE), Box::new(Solo::default()), VisionParallel::Tensor)
+fn model(layout: &str, format: WeightFormat, records: bool) -> Model<CudaDevice> {
+    load(layout, device(0, format, records, WORKSPACE), Box::new(Solo::default()), VisionParallel::Tensor)
 }
 
 fn load(layout: &str, device: CudaDevice, collective: Box<dyn Collective>, parallel: VisionParallel) -> Model<CudaDevice> {
@@ -49,11 +53,39 @@ fn model_on(
 #[test]
 fn both_layouts_stay_near_the_f32_reference() {
     for layout in ["hf", "mistral"] {
-        let (mut model, mut driver) = (model(layout, false), Driver::new());
+        let (mut model, mut driver) = (model(layout, BF16, false), Driver::new());
         for case in &cases::all() {
             check_bf16(case, &forced(&mut driver, &mut model, case));
         }
     }
+}
+
+#[test]
+fn fp8_weights_of_both_layouts_stay_near_an_f32_reference_that_has_them() {
+    for layout in ["hf", "mistral"] {
+        let folder = quantised::checkpoint(layout);
+        let mut reference = alone(&WeightSource::open(folder.path()).unwrap(), Dtype::F32);
+        let (mut model, mut driver, mut reference_driver) = (model(layout, FP8, false), Driver::new(), Driver::new());
+        for case in &cases::all() {
+            let logits = forced(&mut driver, &mut model, case);
+            let expected = forced(&mut reference_driver, &mut reference, case);
+            check_near(case, &logits, &expected);
+            let (with, without) = (rms(&logits, &expected), rms(&logits, &case.step_logits));
+            assert!(without > 4.0 * with, "{}: {with} from the quantised weights, {without} from the others", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_vision_encoder_and_the_adapter_are_not_quantised() {
+    let case = &cases::all()[2];
+    let features = |format| {
+        let mut model = model("hf", format, false);
+        forced(&mut Driver::new(), &mut model, case);
+        let features = model.image_features(case.images[0].key).unwrap().unwrap();
+        features.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    assert_eq!(features(FP8), features(BF16));
 }
 
 /// Logits of a case whose first tokens come in chunks of `most`, and those the reference chose one by one.
@@ -85,14 +117,17 @@ fn by_steps(driver: &mut Driver, model: &mut Model<CudaDevice>, case: &Case, mos
 /// What a token attends with and is multiplied by depends on neither the chunk nor on whether it is a chunk of its own.
 #[test]
 fn a_row_has_the_same_bits_in_any_chunk() {
-    let (mut model, mut driver) = (model("hf", false), Driver::new());
-    let case = &cases::all()[0];
-    let whole = forced(&mut driver, &mut model, case);
-    let vocab = case.prefill_logits.len();
-    for most in [usize::MAX, 7, 1] {
-        let stepped = by_steps(&mut driver, &mut model, case, most);
-        let same = stepped.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(stepped.len() == 6 * vocab && same, "chunks of {most}");
+    // As a whole the second goes through the kernels for many rows.
+    for (format, number) in [(BF16, 0), (BF16, 3), (FP8, 0), (FP8, 3)] {
+        let (mut model, mut driver) = (model("hf", format, false), Driver::new());
+        let case = &cases::all()[number];
+        let whole = forced(&mut driver, &mut model, case);
+        let vocab = case.prefill_logits.len();
+        for most in [usize::MAX, 7, 1] {
+            let stepped = by_steps(&mut driver, &mut model, case, most);
+            let same = stepped.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(stepped.len() == 6 * vocab && same, "{format:?}, {}, chunks of {most}", case.name);
+        }
     }
 }
 
@@ -100,7 +135,8 @@ fn a_row_has_the_same_bits_in_any_chunk() {
 fn in_workspace(tokens: usize, bytes: usize) -> Result<(), String> {
     let source = WeightSource::open(&cases::fixture("hf")).unwrap();
     // An eighth of it is for recorded passes.
-    let mut model = model_on(device(0, false, bytes.div_ceil(7) * 8), &source, Box::new(Solo::default()), VisionParallel::Tensor);
+    let mut model =
+        model_on(device(0, BF16, false, bytes.div_ceil(7) * 8), &source, Box::new(Solo::default()), VisionParallel::Tensor);
     let prompt: Vec<_> = (0..tokens as u32).map(|n| TokenId(20 + n % 50)).collect();
     let mut driver = Driver::new();
     driver.start(SequenceStart {
@@ -158,16 +194,18 @@ fn chosen(model: &mut Model<CudaDevice>, seen: bool) -> Vec<(SequenceId, TokenId
 
 #[test]
 fn recorded_passes_and_choices_of_the_device_give_what_the_host_would_choose() {
-    let wanted = chosen(&mut model("hf", false), true);
-    let mut recording = model("hf", true);
-    assert_eq!(chosen(&mut recording, false), wanted);
-    assert!(recording.recorded_passes() > 0, "no pass was recorded");
+    for format in [BF16, FP8] {
+        let wanted = chosen(&mut model("hf", format, false), true);
+        let mut recording = model("hf", format, true);
+        assert_eq!(chosen(&mut recording, false), wanted, "{format:?}");
+        assert!(recording.recorded_passes() > 0, "no pass was recorded");
+    }
 }
 
 /// Ten tokens of two sequences, whose steps are each begun before the last one has ended; the second sequence is ended while
 /// its last token is still to come.
 fn chosen_ahead(records: bool) -> Vec<(SequenceId, TokenId)> {
-    let (mut model, mut driver, case) = (model("hf", records), Driver::new(), &cases::all()[0]);
+    let (mut model, mut driver, case) = (model("hf", BF16, records), Driver::new(), &cases::all()[0]);
     let [greedy, drawn, _] = ways();
     driver.start(start(1, case, greedy));
     driver.start(start(2, case, drawn));
@@ -194,7 +232,7 @@ fn chosen_ahead(records: bool) -> Vec<(SequenceId, TokenId)> {
 
 #[test]
 fn steps_begun_before_the_last_tokens_are_known_give_the_same_tokens() {
-    let (mut model, mut driver, case) = (model("hf", false), Driver::new(), &cases::all()[0]);
+    let (mut model, mut driver, case) = (model("hf", BF16, false), Driver::new(), &cases::all()[0]);
     let [greedy, drawn, _] = ways();
     driver.start(start(1, case, greedy));
     driver.start(start(2, case, drawn));
@@ -209,7 +247,7 @@ fn steps_begun_before_the_last_tokens_are_known_give_the_same_tokens() {
 
 #[test]
 fn a_step_that_needs_tokens_on_the_host_waits_for_them() {
-    let (mut model, mut driver, case) = (model("hf", false), Driver::new(), &cases::all()[0]);
+    let (mut model, mut driver, case) = (model("hf", BF16, false), Driver::new(), &cases::all()[0]);
     let [plain, _, penalised] = ways();
     let mut described = plain.clone();
     described.logprobs.generated = Some(0);
@@ -256,7 +294,7 @@ fn same_bits(got: &[f32], wanted: &[f32]) {
 
 #[test]
 fn made_up_matrices_have_the_bits_that_the_host_would_make() {
-    let (mut device, source) = (device(0, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
+    let (mut device, source) = (device(0, BF16, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
     let slice = |name: &str| TensorSlice::matrix(name, &[300, 96]);
     // Whole rows, a slice from a column that begins a hash and from one that does not; stacked; padded; a single row.
     for (slices, rows) in [
@@ -286,7 +324,7 @@ fn made_up_matrices_have_the_bits_that_the_host_would_make() {
 
 #[test]
 fn made_up_rows_to_look_up_have_the_bits_that_the_host_would_make() {
-    let (mut device, source) = (device(0, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
+    let (mut device, source) = (device(0, BF16, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
     let slice = TensorSlice::matrix("tok_embeddings.weight", &[1000, 104]).rows(500..571);
     let table = device.load_table(&by_device(&source, &slice, 0).source()).unwrap();
     let tokens: Vec<_> = (500..571).map(|token| Some(TokenId(token))).collect();
@@ -313,7 +351,7 @@ fn two_gpus<R: Send>(layout: &str, parallel: VisionParallel, work: impl Fn(&mut 
         let work = &work;
         let spawn = |rank: usize| {
             scope.spawn(move || {
-                let device = device(rank, false, WORKSPACE);
+                let device = device(rank, BF16, false, WORKSPACE);
                 work(&mut load(layout, device, tessera_collective::join(&config(rank)).unwrap(), parallel))
             })
         };
@@ -339,13 +377,13 @@ fn two_gpus_as_a_child() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let alone = features(&mut model("mistral", false));
+    let alone = features(&mut model("mistral", BF16, false));
     for features in two_gpus("mistral", VisionParallel::Image, features) {
         assert!(features.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "one rank's own sums, on any number");
     }
-    let rms = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
     for features in two_gpus("mistral", VisionParallel::Tensor, features) {
-        let apart = rms(&mut features.iter().zip(&alone).map(|(a, b)| a - b)) / rms(&mut alone.iter().copied());
+        let apart = norm(&mut features.iter().zip(&alone).map(|(a, b)| a - b)) / norm(&mut alone.iter().copied());
         assert!(apart > 0.0 && apart < 0.02, "sums of rounded parts: {apart}");
     }
     for parallel in [VisionParallel::Tensor, VisionParallel::Image] {

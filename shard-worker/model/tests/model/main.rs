@@ -12,5 +12,6 @@ mod golden;
 mod layouts;
 mod npz;
 mod plans;
+mod quantised;
 mod reference;
 mod shapes;
