@@ -154,6 +154,8 @@ impl Floors {
 mod tests {
     use tessera_device::sim::Bound;
 
+    use tessera_device::Dtype;
+
     use super::*;
 
     /// Of Pixtral-12B: what a layer of the decoder has in queries and output, keys and values, and feed-forward; the
