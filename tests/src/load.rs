@@ -127,7 +127,8 @@ impl Load {
         let (before, until) = (answered(), Instant::now() + SOON);
         loop {
             // Each had one request open: with two answered, the second was asked meanwhile.
-            let stuck: Vec<_> = before.iter().zip(answered()).enumerate().filter(|(_, (before, now))| *now < **before + 2).collect();
+            let stuck: Vec<_> =
+                before.iter().zip(answered()).enumerate().filter(|(_, (before, now))| *now < **before + 2).collect();
             if stuck.is_empty() {
                 return Ok(());
             }
