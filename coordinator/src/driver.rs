@@ -327,7 +327,7 @@ impl Driver {
             _ => Default::default(),
         };
         let registry_away = self.registry.away_since().map(Into::into);
-        let load = Condition {
+        let condition = Condition {
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
             kv_blocks_used: stats.blocks_used,
@@ -339,10 +339,10 @@ impl Driver {
         };
         self.health.work_waits(!self.engine.is_idle());
         self.state.send_if_modified(|state| {
-            let now = (load, lost, problem, registry_away);
-            let before = (state.load, take(&mut state.lost), take(&mut state.problem), state.registry_away);
+            let now = (condition, lost, problem, registry_away);
+            let before = (state.condition, take(&mut state.lost), take(&mut state.problem), state.registry_away);
             let changed = before != now;
-            (state.load, state.lost, state.problem, state.registry_away) = now;
+            (state.condition, state.lost, state.problem, state.registry_away) = now;
             changed
         });
         self.metrics.publish(&stats, &self.state.borrow());

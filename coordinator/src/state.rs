@@ -63,7 +63,7 @@ pub struct ReplicaState {
     /// What its weights are known by, wherever they lie; empty before there was any group.
     pub fingerprint: String,
     /// What may change with every step.
-    pub load: Condition,
+    pub condition: Condition,
 }
 
 /// How a replica is: its load, its limits, and whether it takes requests.

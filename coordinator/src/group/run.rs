@@ -299,9 +299,16 @@ impl Group {
             while !silent.is_empty() {
                 let result = self.results.next().await;
                 let Some(rank) = result.as_ref().map(|(rank, _)| *rank) else { return };
-                silent.remove(&rank);
-                if let Err(loss) = self.note(result) {
-                    debug!(%loss, "also");
+                // An answer to an earlier step says nothing of this one.
+                let has_said = match self.note(result) {
+                    Ok(()) => self.steps.iter().all(|step| step.answered[usize::from(rank.0)]),
+                    Err(loss) => {
+                        debug!(%loss, "also");
+                        true
+                    }
+                };
+                if has_said {
+                    silent.remove(&rank);
                 }
             }
         };

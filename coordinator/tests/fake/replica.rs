@@ -80,7 +80,7 @@ impl Replica {
     /// The same, once it is ready.
     pub(crate) async fn ready(config: Config, workers: usize) -> Self {
         let mut replica = Self::start(config, workers, |_| {}).await;
-        replica.until(|state| state.load.ready).await;
+        replica.until(|state| state.condition.ready).await;
         replica
     }
 

@@ -28,7 +28,7 @@ async fn accepted(replica: &mut Replica, id: &str) -> (wire::Accepted, tonic::St
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ran_on_other_weights_is_not_replayed_on_new_ones() {
     let mut replica = Replica::start(config(2), 3, |control| control.fingerprint = "old".into()).await;
-    let first = replica.until(|state| state.load.ready).await.epoch;
+    let first = replica.until(|state| state.condition.ready).await.epoch;
     replica.control(0).step_time = Duration::from_millis(5);
     let (with, stream) = accepted(&mut replica, "one").await;
     assert_eq!((with.model_fingerprint.as_str(), with.weight_format.as_str()), ("old", "bf16"));
@@ -39,7 +39,7 @@ async fn what_ran_on_other_weights_is_not_replayed_on_new_ones() {
     assert_eq!(error.code(), Code::Unavailable);
     assert!(error.message().contains("the weights have changed"), "{error}");
     assert_eq!(heard.tokens, expected(&prompt(10), 5, heard.tokens.len()));
-    replica.until(|state| state.load.ready && state.epoch > first).await;
+    replica.until(|state| state.condition.ready && state.epoch > first).await;
     let (with, stream) = accepted(&mut replica, "two").await;
     assert_eq!(with.model_fingerprint, "new");
     assert_eq!(Heard::all(stream).await.tokens, expected(&prompt(10), 5, 400));
@@ -48,14 +48,14 @@ async fn what_ran_on_other_weights_is_not_replayed_on_new_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_to_blame_is_told_also_where_another_rank_spoke_first() {
     let mut replica = Replica::ready(config(2), 3).await;
-    let first = replica.until(|state| state.load.ready).await.epoch;
+    let first = replica.until(|state| state.condition.ready).await.epoch;
     // Rank 0 misses rank 1, whose stream breaks a moment later.
     replica.control(0).fault = Some((12, Fault::Complain));
     replica.control(1).fault = Some((12, Fault::Die));
     replica.control(1).step_time = Duration::from_millis(30);
     let heard = Heard::all(replica.generate(request("one", 10, 40)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(10), 5, 40), "{:?}", heard.error);
-    let state = replica.until(|state| state.load.ready && state.epoch > first).await;
+    let state = replica.until(|state| state.condition.ready && state.epoch > first).await;
     assert!(state.last_loss.contains("lost rank 1 (worker worker-1)"), "{}", state.last_loss);
 }
 
@@ -76,7 +76,7 @@ async fn a_replica_that_lost_a_rank_and_finds_no_other_says_what_it_lost_until_t
 async fn a_worker_that_leaves_while_the_registry_is_away_is_kept_until_it_is_back() {
     let (store, away) = Leaving::new();
     let mut replica = Replica::start_in(Registry::new(store), "cpu", config(2), 3, |_| {}).await;
-    let first = replica.until(|state| state.load.ready).await;
+    let first = replica.until(|state| state.condition.ready).await;
     assert_eq!(first.workers, ["worker-0", "worker-1"]);
     replica.retire(1).await;
     away.store(true, SeqCst);
@@ -85,16 +85,16 @@ async fn a_worker_that_leaves_while_the_registry_is_away_is_kept_until_it_is_bac
     // It is asked every half second how it is.
     sleep(Duration::from_secs(2)).await;
     let state = replica.state.borrow().clone();
-    assert!(state.load.ready && state.epoch == first.epoch && state.registry_away.is_some(), "{state:?}");
+    assert!(state.condition.ready && state.epoch == first.epoch && state.registry_away.is_some(), "{state:?}");
     away.store(false, SeqCst);
-    let state = replica.until(|state| state.load.ready && state.epoch > first.epoch).await;
+    let state = replica.until(|state| state.condition.ready && state.epoch > first.epoch).await;
     assert_eq!(state.workers, ["worker-0", "worker-2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_named_by_hand_is_on_the_device_that_it_says() {
     let mut replica = Replica::start(config(2), 2, |control| control.device = "cuda:0 (a GPU)".into()).await;
-    replica.until(|state| state.load.ready).await;
+    replica.until(|state| state.condition.ready).await;
     assert_eq!(replica.control(0).collective.clone().unwrap().transport(), Transport::Nccl);
 }
 
