@@ -14,7 +14,7 @@ namespace {
 std::atomic<bool> initialised{false};
 
 /// Numbers are those of CUdevice_attribute.
-int attribute_value(int attribute, CUdevice device, const Switches& switches) {
+int attribute_value(int attribute, CUdevice device, const Limits& limits) {
     switch (attribute) {
         case 1:  // MAX_THREADS_PER_BLOCK
         case 2:  // MAX_BLOCK_DIM_X
@@ -35,23 +35,23 @@ int attribute_value(int attribute, CUdevice device, const Switches& switches) {
         case 82:  // MAX_REGISTERS_PER_MULTIPROCESSOR
             return REGISTERS;
         case 16:  // MULTIPROCESSOR_COUNT
-            return MULTIPROCESSORS;
+            return int(limits.multiprocessors);
         case 33:  // PCI_BUS_ID
             return device + 1;
         case 38:  // L2_CACHE_SIZE
             return L2_BYTES;
         case 39:  // MAX_THREADS_PER_MULTIPROCESSOR
-            return MAX_THREADS_OF_MULTIPROCESSOR;
+            return int(limits.threads_of_multiprocessor);
         case 75:  // COMPUTE_CAPABILITY_MAJOR
-            return switches.major;
+            return limits.major;
         case 76:  // COMPUTE_CAPABILITY_MINOR
-            return switches.minor;
+            return limits.minor;
         case 81:  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-            return SHARED_BYTES_OF_MULTIPROCESSOR;
+            return int(limits.shared_of_multiprocessor);
         case 97:  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-            return SHARED_BYTES_OPTIN;
+            return int(limits.shared_of_block());
         case 106:  // MAX_BLOCKS_PER_MULTIPROCESSOR
-            return MAX_BLOCKS_OF_MULTIPROCESSOR;
+            return int(limits.blocks_of_multiprocessor);
         case 111:  // RESERVED_SHARED_MEMORY_PER_BLOCK
             return SHARED_BYTES_RESERVED;
         case 15:   // GPU_OVERLAP
@@ -119,7 +119,7 @@ API CUresult cuDeviceGetPCIBusId(char* text, int length, CUdevice device) {
 
 API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
     if (CUresult error = check(device)) return error;
-    *value = attribute_value(attribute, device, Switches::read());
+    *value = attribute_value(attribute, device, Switches::read().limits);
     return CUDA_SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 #include "module.h"
 
+#include <cctype>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -23,10 +24,27 @@ bool is_image(const void* image) {
     return strstr(bytes, ".version") != nullptr;
 }
 
+/// Whether the device runs an image that tells what it was made for: "sm_89" or "sm_90a" near its beginning. A cubin is for
+/// devices of the same major version that are no older, PTX for all that are no older, and what ends with a letter for one
+/// device alone. A real cubin tells it elsewhere, and is taken to be right.
+bool is_for(const Limits& limits, const char* image) {
+    constexpr size_t BEGINNING = 256;
+    const std::string beginning(image, strnlen(image, BEGINNING));
+    const size_t at = beginning.find("sm_");
+    int number = 0;
+    char letter = 0;
+    if (at == std::string::npos || sscanf(beginning.c_str() + at, "sm_%d%c", &number, &letter) < 1) return true;
+    const int major = number / 10, minor = number % 10;
+    const bool same = major == limits.major && minor == limits.minor, older = major == limits.major && minor <= limits.minor;
+    if (isalpha(static_cast<unsigned char>(letter))) return same;
+    return older || (image[0] != 0x7f && major < limits.major);
+}
+
 CUresult load(Context& context, CUmodule* module, const void* image) {
     if (!module || !image) return CUDA_ERROR_INVALID_VALUE;
     if (CUresult error = refuse_unsafe()) return error;
     if (!is_image(image)) return CUDA_ERROR_INVALID_IMAGE;
+    if (!is_for(context.switches.limits, static_cast<const char*>(image))) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     *module = handles<Module>().add<CUmodule>(std::make_shared<Module>(context.weak_from_this()));
     return CUDA_SUCCESS;
 }

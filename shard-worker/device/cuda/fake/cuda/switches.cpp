@@ -35,6 +35,15 @@ uint64_t number(const char* name, uint64_t otherwise) {
     return n;
 }
 
+const Limits& limits_asked_for() {
+    const char* value = text("FAKE_CUDA_CAPABILITY");
+    int major = 9, minor = 0, length = 0;
+    const bool read = !value || (sscanf(value, "%d.%d%n", &major, &minor, &length) == 2 && !value[length]);
+    for (const Limits& known : LIMITS)
+        if (read && known.major == major && known.minor == minor) return known;
+    refuse("FAKE_CUDA_CAPABILITY", value);
+}
+
 void read_failure(Switches& switches) {
     const char* value = text("FAKE_CUDA_FAIL");
     if (!value) return;
@@ -55,9 +64,7 @@ int device_count() { return int(number("FAKE_CUDA_DEVICES", 1)); }
 Switches Switches::read() {
     Switches s{};
     s.memory = number("FAKE_CUDA_MEMORY", size_t(2) << 30);
-    s.major = 9;
-    if (const char* value = text("FAKE_CUDA_CAPABILITY"))
-        if (sscanf(value, "%d.%d", &s.major, &s.minor) != 2) refuse("FAKE_CUDA_CAPABILITY", value);
+    s.limits = limits_asked_for();
     s.async = number("FAKE_CUDA_ASYNC", 0) != 0;
     s.delay_us = unsigned(number("FAKE_CUDA_DELAY_US", s.async ? 200 : 0));
     read_failure(s);

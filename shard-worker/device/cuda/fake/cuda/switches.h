@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "limits.h"
 #include "types.h"
 
 namespace fake {
@@ -16,8 +17,8 @@ int device_count();
 struct Switches {
     /// FAKE_CUDA_MEMORY: bytes of a device; K, M and G may follow the number.
     size_t memory;
-    /// FAKE_CUDA_CAPABILITY: 9.0 if unset.
-    int major, minor;
+    /// FAKE_CUDA_CAPABILITY: what the device allows; 9.0 if unset.
+    Limits limits;
     /// FAKE_CUDA_ASYNC: every stream is a thread with a queue.
     bool async;
     /// FAKE_CUDA_DELAY_US: how long an idle stream that nobody waits for lets the host run ahead.

@@ -36,12 +36,37 @@ void devices() {
         THAT(attribute(75) == 9 && attribute(76) == 0 && attribute(16) == 132 && attribute(10) == 32 &&
              attribute(97) == 227 * 1024);
     });
-    fact("FAKE_CUDA_CAPABILITY makes it another", [] {
-        Life life{{"FAKE_CUDA_CAPABILITY", "8.6"}};
-        int major, minor;
-        OK(cuDeviceGetAttribute(&major, 75, 0));
-        OK(cuDeviceGetAttribute(&minor, 76, 0));
-        THAT(major == 8 && minor == 6);
+    fact("FAKE_CUDA_CAPABILITY makes it another, with what that one allows", [] {
+        struct Other {
+            const char* capability;
+            int major, minor, processors, shared;
+        };
+        for (Other other : {Other{"8.0", 8, 0, 108, 163}, {"8.9", 8, 9, 142, 99}, {"9.0", 9, 0, 132, 227}, {"12.0", 12, 0, 170, 99}}) {
+            Life life{{"FAKE_CUDA_CAPABILITY", other.capability}};
+            int major, minor, processors, shared;
+            OK(cuDeviceGetAttribute(&major, 75, 0));
+            OK(cuDeviceGetAttribute(&minor, 76, 0));
+            OK(cuDeviceGetAttribute(&processors, 16, 0));
+            OK(cuDeviceGetAttribute(&shared, 97, 0));
+            THAT(major == other.major && minor == other.minor && processors == other.processors && shared == other.shared * 1024);
+            CUfunction function = life.function("gemm_wide_w");
+            OK(cuFuncSetAttribute(function, 8, shared));
+            GIVES(CUDA_ERROR_INVALID_VALUE, cuFuncSetAttribute(function, 8, shared + 1));
+        }
+    });
+    fact("an image is for the devices that it was made for", [] {
+        auto loads = [](const char* capability, const char* image) {
+            Life life{{"FAKE_CUDA_CAPABILITY", capability}};
+            CUmodule module;
+            CUresult result = cuModuleLoadData(&module, image);
+            THAT(result == CUDA_SUCCESS || result == CUDA_ERROR_NO_BINARY_FOR_GPU);
+            return result == CUDA_SUCCESS;
+        };
+        const char *cubin80 = "\x7f" "ELF sm_80", *cubin89 = "\x7f" "ELF sm_89", *cubin90a = "\x7f" "ELF sm_90a", *ptx80 = ".version 8.7\n.target sm_80\n";
+        THAT(loads("8.0", cubin80) && loads("8.9", cubin80) && !loads("9.0", cubin80) && !loads("12.0", cubin80));
+        THAT(!loads("8.0", cubin89) && !loads("8.6", cubin89) && loads("8.9", cubin89));
+        THAT(loads("9.0", cubin90a) && !loads("8.9", cubin90a) && !loads("12.0", cubin90a));
+        THAT(loads("8.0", ptx80) && loads("12.0", ptx80) && !loads("8.0", ".version 8.7\n.target sm_90\n"));
     });
     fact("calls without a context are refused", [] {
         OK(cuInit(0));
