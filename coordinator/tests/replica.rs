@@ -58,7 +58,7 @@ async fn largest_step(asked: Option<usize>, advice: [u32; 2]) -> u32 {
     let config = tessera_coordinator::Config { step_tokens: asked, ..config(2) };
     let next = AtomicUsize::new(0);
     let mut replica = Replica::start(config, 2, |control| control.advice = advice[next.fetch_add(1, SeqCst)]).await;
-    replica.until(|state| state.load.ready).await;
+    replica.until(|state| state.condition.ready).await;
     let heard = Heard::all(replica.generate(request("r", 400, 3)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(400), 5, 3));
     replica.control(0).largest_step
