@@ -237,7 +237,13 @@ mod tests {
     }
 
     prop_compose! {
-        fn figures()(weights in 1e9..1e13, flops in 1e10..1e15, exchange in 1e-7..1e-3, link in 1e6..1e12, exact: bool) -> GroupFigures {
+        fn figures()(
+            weights in 1e9..1e13,
+            flops in 1e10..1e15,
+            exchange in 1e-7..1e-3,
+            link in 1e6..1e12,
+            exact: bool,
+        ) -> GroupFigures {
             GroupFigures { weights, flops, exchange, link, exact }
         }
     }
@@ -261,9 +267,9 @@ mod tests {
         #[test]
         fn no_rank_has_more_to_do_than_another_by_more_than_the_largest_image((images, tp, _, costs) in group()) {
             let plan = EncodePlan::new(&images, tp, VisionParallel::Image, &costs);
-            let loads = plan.apart.iter().map(|share| share.iter().map(|&image| costs.arithmetic(images[image])).sum::<f64>());
-            let loads: Vec<f64> = loads.collect();
-            let (most, least) = (loads.iter().fold(0.0, |a, &b| f64::max(a, b)), loads.iter().fold(f64::MAX, |a, &b| f64::min(a, b)));
+            let load = |share: &Vec<usize>| share.iter().map(|&image| costs.arithmetic(images[image])).sum::<f64>();
+            let most = plan.apart.iter().map(load).fold(0.0, f64::max);
+            let least = plan.apart.iter().map(load).fold(f64::MAX, f64::min);
             let largest = images.iter().map(|&image| costs.arithmetic(image)).fold(0.0, f64::max);
             prop_assert!(tp == 1 || most - least <= largest * (1.0 + 1e-9), "{} - {} > {}", most, least, largest);
         }
@@ -272,8 +278,8 @@ mod tests {
         fn where_either_way_gives_the_same_bits_the_cheaper_one_is_taken((images, tp, _, costs) in group()) {
             let costs = EncodeCosts { figures: GroupFigures { exact: true, ..costs.figures }, ..costs };
             let seconds = |way| costs.time(&EncodePlan::new(&images, tp, way, &costs), &images).total();
-            let (auto, tensor, image) = (seconds(VisionParallel::Auto), seconds(VisionParallel::Tensor), seconds(VisionParallel::Image));
-            prop_assert_eq!(auto, tensor.min(image));
+            let either = seconds(VisionParallel::Tensor).min(seconds(VisionParallel::Image));
+            prop_assert_eq!(seconds(VisionParallel::Auto), either);
         }
 
         #[test]
