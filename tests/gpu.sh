@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Proves and measures Tessera on a machine with NVIDIA GPUs, and prints a short table last.
-# usage: tests/gpu.sh pack          where there is a toolchain: builds target/gpu, all that a GPU machine needs (no network there)
-#        tests/gpu.sh run [PHASE..] on the GPU machine, in the same tree with target/gpu; phases: versions kernels cluster nccl speed
-# A phase that fails is named in the table; the exit status is then 1.
+# usage: tests/gpu.sh pack           where there is a toolchain: builds target/gpu, all that a GPU machine needs (no network there)
+#        tests/gpu.sh run [PHASE..]  on the GPU machine, in the same tree with target/gpu
+# phases, with the seconds that each may take:
+#   versions (20), kernels (150), cluster (90), nccl (60), limits (40), speed (120), speed8 (120): these by default; peer (240)
+# Every row is printed as soon as it is known and kept in target/gpu/table.md. A phase that fails is named there; the exit status is
+# then 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 gpu=target/gpu
+tessera="$gpu/release/tessera"
+# What may be carried to such a machine.
+most_mib=64
 
 pack() {
     set -e
@@ -14,79 +20,140 @@ pack() {
     need python3 python3
     shard-worker/device/cuda/build.sh
     cargo build --release --locked --workspace --all-targets
-    rm -rf "$gpu" && mkdir -p "$gpu/release/deps"
-    cp -r target/cubins "$gpu/cubins"
+    rm -rf "$gpu" && mkdir -p "$gpu/release/deps" "$gpu/cubins"
+    local cubin
+    for cubin in target/cubins/*.cubin; do
+        [ "$(head -c 4 "$cubin" | tail -c 3)" = ELF ] && [ "$(stat -c %s "$cubin")" -gt 100000 ] || { echo "$cubin is no image" >&2; exit 1; }
+        cp "$cubin" "$gpu/cubins/"
+    done
     pwd > "$gpu/root"
-    strip -o "$gpu/release/tessera" target/release/tessera
+    strip -o "$tessera" target/release/tessera
     # The tests' own programs, so that nothing is compiled there.
-    local messages; messages="$(cargo test --release --locked --workspace --no-run --message-format=json 2>/dev/null)"
-    for test in model gpu; do
-        local program; program="$(python3 -c '
+    local messages test program
+    messages="$(cargo test --release --locked --workspace --no-run --message-format=json)"
+    for test in kernels model gpu; do
+        program="$(python3 -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and message["target"]["name"] == sys.argv[1] and "test" in message["target"]["kind"]:
         print(message["executable"])' "$test" <<<"$messages" | tail -1)"
+        [ -n "$program" ] || { echo "no test program $test" >&2; exit 1; }
         strip -o "$gpu/release/deps/$test" "$program"
     done
-    du -sh "$gpu"
+    local size; size="$(du -sm "$gpu" | cut -f1)"
+    echo "$gpu has $size MiB"
+    [ "$size" -le "$most_mib" ] || { echo "that is more than $most_mib MiB" >&2; exit 1; }
 }
 
-# The machine's own libraries, and kernels made for it.
+# Where the machine's NCCL lies, and kernels made for it.
 libraries() {
-    local nccl; nccl="$(python3 -c 'import glob, site; print(*glob.glob(site.getsitepackages()[0] + "/nvidia/nccl/lib"))' 2>/dev/null)"
+    local nccl; nccl="$(python3 -c '
+import glob, site, sys
+print(*[found for path in [*site.getsitepackages(), *sys.path] for found in glob.glob(path + "/nvidia/nccl/lib")])' 2>/dev/null)"
     export LD_LIBRARY_PATH="${nccl%% *}:${LD_LIBRARY_PATH:-}" TESSERA_REAL_GPU="$PWD/$gpu/cubins" TESSERA_CUDA_KERNELS="$PWD/$gpu/cubins"
 }
 
-rows=()
-failed=0
-row() { rows+=("$(printf '| %-46s | %s |' "$1" "$2")"); }
-# phase NAME COMMAND...: runs it, and notes whether it went well.
-phase() {
-    local name="$1" begin=$SECONDS; shift
-    if "$@"; then row "$name" "passed in $((SECONDS - begin)) s"; else row "$name" "FAILED"; failed=1; fi
-}
+row() { printf '| %-52s | %s |\n' "$1" "$2" | tee -a "$gpu/table.md"; }
+gpus() { nvidia-smi --list-gpus | wc -l; }
+# field REPORT NAME: a number of a report in JSON; of a group of numbers its median.
+field() { awk -v name="\"$2\"" '$1 == name ":" { if ($2 ~ /^[0-9]/) { print $2 + 0; exit } found = 1 } found && $1 == "\"p50\":" { print $2 + 0; exit }' "$1"; }
+# over A B: the ratio of two numbers.
+over() { awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b; else printf "?" }'; }
 
 versions() {
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader && "$gpu/release/tessera" --version
+    row "GPU, driver, memory" "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1), $(gpus) of them"
+    row "NCCL" "$(find ${LD_LIBRARY_PATH//:/ } -maxdepth 1 -name 'libnccl.so*' 2>/dev/null | head -1)"
+    "$tessera" --version
 }
-kernels() { "$gpu/release/deps/model" cuda --nocapture --test-threads 1; }
-cluster() { "$gpu/release/deps/gpu" one_gpu --nocapture; }
-# Two ranks on one GPU: NCCL takes that where each process is told that it has a host of its own.
+
+# Products and attention at Pixtral's sizes, then the model.
+kernels() {
+    "$gpu/release/deps/kernels" --nocapture --test-threads 1 && "$gpu/release/deps/model" cuda --nocapture --test-threads 1
+}
+
+cluster() {
+    "$gpu/release/deps/gpu" one_gpu --nocapture || return 1
+    [ "$(gpus)" -lt 4 ] || "$gpu/release/deps/gpu" several_gpus --nocapture
+}
+
+# Two ranks on one GPU: NCCL takes that where each process is told that it has a host of its own. One is then killed, and
+# another takes its place.
 nccl() {
-    local model=tests/fixtures/shapes workers=()
-    for rank in 0 1; do
-        NCCL_HOSTID="host$rank" "$gpu/release/tessera" shard-worker --listen "127.0.0.1:1710$rank" --device cuda:0 --kv-memory 64MiB &
-        workers+=($!)
+    local model=tests/fixtures/shapes rank
+    for rank in 0 1 2; do
+        NCCL_HOSTID="host$rank" "$tessera" shard-worker --listen "127.0.0.1:1710$rank" --device cuda:0 --kv-memory 64MiB &
     done
-    "$gpu/release/tessera" coordinator --model "$model" --tp 2 --worker 127.0.0.1:17100 --worker 127.0.0.1:17101 --listen 127.0.0.1:17110 &
-    workers+=($!)
-    "$gpu/release/tessera" router --model "$model" --replica 127.0.0.1:17110 --grpc 127.0.0.1:17120 --http 127.0.0.1:17121 &
-    workers+=($!)
-    # Asked until somebody answers: the roles start in any order.
-    local answer="" tries
-    for tries in $(seq 60); do
-        answer="$(timeout 60 "$gpu/release/tessera" chat --endpoint http://127.0.0.1:17120 --image "$model/pictures/00-describe-0.png" 'What do you see?' 2>/dev/null)" && break
-        sleep 1
+    local killed; killed="$(jobs -p | sed -n 2p)"
+    "$tessera" coordinator --model "$model" --tp 2 --worker 127.0.0.1:17100 --worker 127.0.0.1:17101 --worker 127.0.0.1:17102 --listen 127.0.0.1:17110 &
+    "$tessera" router --model "$model" --replica 127.0.0.1:17110 --grpc 127.0.0.1:17120 --http 127.0.0.1:17121 &
+    described "$model" || return 1
+    local begin; begin="$(date +%s.%N)"
+    kill -9 "$killed"
+    described "$model" || return 1
+    row "killed rank: until the next whole answer" "$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }')"
+}
+
+# Asks until somebody answers, since roles start in any order; the answer must be the reference's.
+described() {
+    local answer="" until=$((SECONDS + 25))
+    while [ $SECONDS -lt $until ]; do
+        answer="$(timeout 20 "$tessera" chat --endpoint http://127.0.0.1:17120 --image "$1/pictures/00-describe-0.png" 'What do you see?' 2>/dev/null)" && break
+        sleep 0.2
     done
-    kill "${workers[@]}" 2>/dev/null; wait "${workers[@]}" 2>/dev/null
-    echo "$answer"; [ -n "$answer" ]
+    echo "answer: $answer"
+    [[ "$answer" == *"purple cross, red square"* ]]
 }
-speed() {
-    "$gpu/release/tessera" bench --roofline | tee "$gpu/roofline.log"
-    speed_of none && speed_of fp8
+
+limits() {
+    python3 tests/gpu/peer.py limits | tee "$gpu/limits.log" && while read -r name value unit; do row "limit: $name" "$value $unit"; done < "$gpu/limits.log"
 }
+
+speed() { speed_of none; }
+speed8() { speed_of fp8; }
+
+# The 12B shape with made-up weights: decode, prefill, and an image, each beside its floor.
 speed_of() {
-    local quantization="$1"
-    "$gpu/release/tessera" up --device cuda --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$gpu/up.log" 2>&1 &
+    local quantization="$1" floors="$gpu/floors-$1.json" log="$gpu/up-$1.log" streams
+    "$tessera" bench --roofline --quantization "$quantization" --json > "$floors" || return 1
+    local begin; begin="$(date +%s.%N)"
+    "$tessera" up --device cuda --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
     local up=$!
-    timeout 240 bash -c "until grep -q '^ready ' '$gpu/up.log'; do sleep 0.2; kill -0 $up || exit 1; done" || { tail -5 "$gpu/up.log"; kill "$up"; return 1; }
-    for streams in 1 8 32 64; do
-        "$gpu/release/tessera" bench --endpoint http://127.0.0.1:17220 --concurrency "$streams" --requests "$((streams * 2))" --prompt-tokens 1024 | tee "$gpu/bench-$quantization-$streams.log"
-        row "12B, $streams streams, 1k context, quantization $quantization" "$(grep -i 'tokens/s\|tok/s\|tokens per second' "$gpu/bench-$quantization-$streams.log" | head -1)"
+    until grep -q '^ready ' "$log"; do
+        kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }
+        sleep 0.1
     done
-    kill "$up"; wait "$up"; true
+    row "$quantization: started" "$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }'), $(grep -ao '[0-9.]* GB/s' "$log" | head -1)"
+    for streams in 1 8 32 64; do
+        # Twice, with other prompts: passes are recorded when they come the second time.
+        load "$quantization-warm" "$streams" "$streams" 1024 --output-tokens 24 || return 1
+        load "$quantization-$streams" "$streams" "$streams" 1024 --output-tokens 96 || return 1
+        local step floor; step="$(field "$gpu/bench-$quantization-$streams.json" inter_token_ms)"
+        floor="$(python3 -c 'import json, sys
+print(next(s["ms"] for s in json.load(open(sys.argv[1]))["steps"] if s["step"] == "decode" and s["batch"] == int(sys.argv[2])))' "$floors" "$streams")"
+        row "$quantization: decode, $streams streams at 1k" "$(field "$gpu/bench-$quantization-$streams.json" generated_tokens_per_second) tokens/s in all; a step $step ms, floor/step $(over "$floor" "$step")"
+    done
+    load "$quantization-prefill" 1 4 4096 --output-tokens 1 || return 1
+    row "$quantization: first token of 4k tokens" "$(field "$gpu/bench-$quantization-prefill.json" time_to_first_token_ms) ms"
+    load "$quantization-image" 1 4 128 --output-tokens 1 --images 1 --image-size 1024x1024 || return 1
+    row "$quantization: first token of a 1024 x 1024 image, 128 tokens" "$(field "$gpu/bench-$quantization-image.json" time_to_first_token_ms) ms"
+    kill "$up"; wait "$up"
 }
+
+seed=0
+# load NAME STREAMS REQUESTS PROMPT OPTION..: prompts are others every time, since what was computed is not computed again.
+load() {
+    local name="$1" streams="$2" requests="$3" prompt="$4"; shift 4
+    seed=$((seed + 1))
+    "$tessera" bench --endpoint http://127.0.0.1:17220 --json --seed "$seed" --concurrency "$streams" --requests "$requests" --prompt-tokens "$prompt" "$@" > "$gpu/bench-$name.json"
+}
+
+peer() {
+    python3 tests/gpu/peer.py decoder | tee "$gpu/peer.log" && while read -r name value unit; do row "transformers: $name" "$value $unit"; done < "$gpu/peer.log"
+}
+
+# What the head of this file allows a phase.
+seconds_of() { sed -n "s/^# .*[ ,]$1 (\([0-9]*\)).*/\1/p" "$0" | head -1; }
 
 run() {
     [ -d "$gpu" ] || { echo "no $gpu: run tests/gpu.sh pack first" >&2; exit 1; }
@@ -94,15 +161,26 @@ run() {
     local root; root="$(cat "$gpu/root")"
     [ -e "$root" ] || { mkdir -p "$(dirname "$root")" && ln -s "$PWD" "$root"; }
     libraries
-    [ $# -gt 0 ] || set -- versions kernels cluster nccl speed
-    for name in "$@"; do phase "$name" "$name"; done
-    printf '\n%s, %s\n' "$(date -u +%F)" "$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)"
-    printf '%s\n' "${rows[@]}"
+    [ $# -gt 0 ] || set -- versions kernels cluster nccl limits speed speed8
+    printf '%s\n' "$(date -u +%F)" > "$gpu/table.md"
+    local name begin failed=0
+    for name in "$@"; do
+        begin=$SECONDS
+        # In a process group of its own, which ends as a whole.
+        if timeout --kill-after 5 "$(seconds_of "$name")" "$0" phase "$name"; then
+            row "phase $name" "passed in $((SECONDS - begin)) s"
+        else
+            row "phase $name" "FAILED after $((SECONDS - begin)) s"
+            failed=1
+        fi
+    done
+    printf '\n'; cat "$gpu/table.md"
     exit "$failed"
 }
 
 case "${1:-}" in
     pack) pack ;;
     run) shift; run "$@" ;;
-    *) sed -n '2,5p' "$0" | cut -c3-; exit 2 ;;
+    phase) trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT; "$2" ;;
+    *) sed -n '2,8p' "$0" | cut -c3-; exit 2 ;;
 esac

@@ -73,7 +73,7 @@ pub struct GroupFigures {
 pub struct EncodeCosts {
     figures: GroupFigures,
     layers: f64,
-    /// Weights of encoder and adapter.
+    /// Weights of encoder and adapter that every patch meets.
     weights: f64,
     /// Width of the encoder, and of the features it makes.
     width: f64,
@@ -102,12 +102,16 @@ impl EncodeCosts {
     /// Of a model's vision encoder, if it has one.
     pub fn new(spec: &ModelSpec, figures: GroupFigures) -> Option<Self> {
         let vision = spec.vision.as_ref()?;
+        let (width, dim) = (vision.dim, spec.decoder.dim);
+        let patches = width * vision.channels * vision.patch_size * vision.patch_size;
+        let layers = vision.layers * width * (4 * width + 3 * vision.ffn_dim);
+        let adapter = dim * (width + dim);
         Some(Self {
             figures,
             layers: vision.layers as f64,
-            weights: (spec.vision_parameters() + spec.adapter_parameters()) as f64,
-            width: vision.dim as f64,
-            dim: spec.decoder.dim as f64,
+            weights: (patches + layers + adapter) as f64,
+            width: width as f64,
+            dim: dim as f64,
         })
     }
 
