@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use tessera_proto::v1::GenerateRequest;
 use tessera_tests::{
     fleet::{Fleet, Plan},
     load::{Lives, ask, picture, reference_of_the_first_picture},
@@ -20,7 +21,10 @@ const HUNG: Duration = Duration::from_secs(13);
 async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<()> {
     let _alone = alone().await;
     let mut fleet = Fleet::start(Plan { gpus: true, ..Plan::default() }).await?;
+    let before = fleet.status().await?;
+    let worker = before.ranks("c0")[1].to_owned();
     let (request, expected) = (picture()?, reference_of_the_first_picture()?);
+    let request = GenerateRequest { tell_resumed: true, ..request };
     let address = fleet.doors()[0].address.clone();
     let lives = Arc::new(Lives::default());
     let heard = lives.clone();
@@ -28,8 +32,6 @@ async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<(
     while lives.tokens() == 0 && !answer.is_finished() {
         sleep(LOOK).await;
     }
-    let before = fleet.status().await?;
-    let worker = before.ranks("c0")[1].to_owned();
     fleet.kill(&worker)?;
     let after = fleet.wait_for("group without the dead worker", |status| status.epoch("c0") > before.epoch("c0")).await?;
     assert!(!after.ranks("c0").contains(&worker.as_str()), "{after}");
