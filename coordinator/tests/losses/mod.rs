@@ -52,11 +52,12 @@ async fn who_is_to_blame_is_told_also_where_another_rank_spoke_first() {
     // Rank 0 misses rank 1, whose stream breaks a moment later.
     replica.control(0).fault = Some((12, Fault::Complain));
     replica.control(1).fault = Some((12, Fault::Die));
-    replica.control(1).step_time = Duration::from_millis(30);
+    replica.control(1).step_time = Duration::from_millis(10);
     let heard = Heard::all(replica.generate(request("one", 10, 40)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(10), 5, 40), "{:?}", heard.error);
     let state = replica.until(|state| state.condition.ready && state.epoch > first).await;
     assert!(state.last_loss.contains("lost rank 1 (worker worker-1)"), "{}", state.last_loss);
+    assert_eq!(state.groups, 2, "it is left out of the next group at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
