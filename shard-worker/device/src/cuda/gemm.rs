@@ -5,29 +5,24 @@ use super::{
     context::Context,
     kernel::{Geometry, Kernel, Kernels, int},
     ops::{agree, shaped},
+    schedule::{self, Schedule},
     tensor::Numbers,
 };
 use crate::DeviceError;
 
 /// Threads of a block of either kernel.
 const THREADS: u32 = 256;
-/// Rows up to which a product is bound by reading the weights.
-const FEW_ROWS: usize = 64;
 /// Shared memory of a block of each kernel, in bytes, as their headers say.
 const SMALL_SHARED: usize = 98_304;
 const TILE_SHARED: usize = 98_304;
 const WIDE_SHARED: usize = 229_376;
-/// Features of a tile.
-const TILE_FEATURES: usize = 128;
-/// Rows from which wide tiles are worth their shared memory, where blocks may have it.
-const WIDE_ROWS: usize = 512;
 
 /// Lets the kernels have what they need.
 pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> {
     for kernel in [Kernel::GemmSmallWorking, Kernel::GemmSmallFull] {
         kernels.allow_shared(kernel, SMALL_SHARED)?;
     }
-    for kernel in [Kernel::GemmTileWorking, Kernel::GemmTileFull] {
+    for kernel in [Kernel::GemmTileWorking, Kernel::GemmTileFull, Kernel::GemmPart] {
         kernels.allow_shared(kernel, TILE_SHARED)?;
     }
     for kernel in [Kernel::GemmWideWorking, Kernel::GemmWideFull].into_iter().filter(|_| wide) {
@@ -38,7 +33,7 @@ pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> 
 
 /// Whether blocks of a device may have what wide tiles take.
 pub(super) fn has_wide(context: &Context) -> bool {
-    context.capability().0 >= 9
+    context.shared_of_block() >= WIDE_SHARED
 }
 
 impl CudaDevice {
@@ -53,17 +48,33 @@ impl CudaDevice {
             return self.multiply(&narrow, weight, out);
         }
         let (rows, features) = (x.rows, weight.out);
-        let (working, full, geometry) = if rows <= FEW_ROWS {
-            (Kernel::GemmSmallWorking, Kernel::GemmSmallFull, self.few(rows, features))
-        } else if rows >= WIDE_ROWS && has_wide(&self.context) {
-            (Kernel::GemmWideWorking, Kernel::GemmWideFull, tiles(rows.div_ceil(256), features, WIDE_SHARED))
-        } else {
-            (Kernel::GemmTileWorking, Kernel::GemmTileFull, tiles(rows.div_ceil(128), features, TILE_SHARED))
+        let (m, n, k) = (int(rows)?, int(features)?, int(weight.inner)?);
+        let tiles = |of_rows, shared| Geometry { grid: [schedule::tiles(rows, of_rows, features), 1, 1], block: THREADS, shared };
+        let schedule = Schedule::of([rows, features, weight.inner], self.context.processors(), has_wide(&self.context));
+        let (working, full, geometry) = match schedule {
+            Schedule::Few => (Kernel::GemmSmallWorking, Kernel::GemmSmallFull, self.few(rows, features)),
+            Schedule::Tiles => (Kernel::GemmTileWorking, Kernel::GemmTileFull, tiles(schedule::TILE_ROWS, TILE_SHARED)),
+            Schedule::Wide => (Kernel::GemmWideWorking, Kernel::GemmWideFull, tiles(schedule::WIDE_ROWS, WIDE_SHARED)),
+            Schedule::Parts(parts) => {
+                let mut geometry = tiles(schedule::TILE_ROWS, TILE_SHARED);
+                geometry.grid[2] = parts;
+                let partials = self.scratch(schedule::partial_numbers(rows, features) * size_of::<f32>())?;
+                let (from, to) = (weight.memory.address(), partials.address());
+                let args = [x.address().into(), from.into(), to.into(), m.into(), n.into(), k.into()];
+                self.kernels.launch(Kernel::GemmPart, geometry, &args)?;
+                return self.join(partials.address(), out);
+            }
         };
         let kernel = if out.numbers == Numbers::Working { working } else { full };
-        let (m, n, k) = (int(x.rows)?, int(weight.out)?, int(weight.inner)?);
         let args = [x.address().into(), weight.memory.address().into(), out.address().into(), m.into(), n.into(), k.into()];
         self.kernels.launch(kernel, geometry, &args)
+    }
+
+    /// `out` is the sums of the segments, added in order.
+    fn join(&self, partials: u64, out: &mut CudaTensor) -> Result<(), DeviceError> {
+        let kernel = if out.numbers == Numbers::Working { Kernel::GemmJoinWorking } else { Kernel::GemmJoinFull };
+        let args = [partials.into(), out.address().into(), (out.len() as i64).into()];
+        self.kernels.launch(kernel, Geometry::numbers(out.len(), 1024), &args)
     }
 
     /// A block a group of features, no more blocks than run at once.
@@ -82,9 +93,4 @@ impl CudaDevice {
         let args = [x.address().into(), narrow.address().into(), (x.len() as i64).into()];
         self.kernels.launch(Kernel::Narrow, Geometry::numbers(x.len(), 1024), &args)
     }
-}
-
-/// A block a tile.
-fn tiles(row_tiles: usize, features: usize, shared: usize) -> Geometry {
-    Geometry { grid: [features.div_ceil(TILE_FEATURES) * row_tiles, 1, 1], block: THREADS, shared }
 }
