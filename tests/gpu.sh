@@ -20,7 +20,7 @@ pack() {
     strip -o "$gpu/release/tessera" target/release/tessera
     # The tests' own programs, so that nothing is compiled there.
     local messages; messages="$(cargo test --release --locked --workspace --no-run --message-format=json 2>/dev/null)"
-    for test in model gpu; do
+    for test in kernels model gpu; do
         local program; program="$(python3 -c '
 import json, sys
 for line in sys.stdin:
@@ -50,7 +50,10 @@ phase() {
 versions() {
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader && "$gpu/release/tessera" --version
 }
-kernels() { "$gpu/release/deps/model" cuda --nocapture --test-threads 1; }
+# Products and attention at Pixtral's sizes, then the model.
+kernels() {
+    "$gpu/release/deps/kernels" --nocapture --test-threads 1 && "$gpu/release/deps/model" cuda --nocapture --test-threads 1
+}
 cluster() { "$gpu/release/deps/gpu" one_gpu --nocapture; }
 # Two ranks on one GPU: NCCL takes that where each process is told that it has a host of its own.
 nccl() {
