@@ -4,7 +4,7 @@ import ctypes
 import pathlib
 import re
 
-# NVRTC takes a lambda with `auto` parameters for a host function without the second option; nvcc does not.
+# NVRTC takes a lambda with `auto` parameters for a host function without the second option.
 OPTIONS = ["--std=c++17", "--device-as-default-execution-space"]
 INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 

@@ -9,6 +9,7 @@ mod common;
 
 mod attention;
 mod images;
+mod loading;
 mod products;
 mod sequences;
 
