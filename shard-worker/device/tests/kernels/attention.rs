@@ -73,6 +73,21 @@ fn one_long_row_among_many_short_ones_fits_a_small_workspace() {
     assert_same(&sequences.attend(&small, &last_rows), &wanted, "64 rows at once in a small workspace");
 }
 
+/// Passes with as many rows share a recording where their splits, 9 to 16 here, have one next power of two.
+#[test]
+fn a_recorded_pass_serves_other_lengths_and_other_splits() {
+    let _turn = turn();
+    let mut device = device(workspace(), true);
+    let sequences = Sequences::new(&mut device, Heads { heads: 4, kv_heads: 2, head_dim: 64 }, &[1500, 700, 300]);
+    let passes = [[700, 200, 100], [1400, 300, 129], [1, 700, 300], [1500, 1, 1]];
+    let passes = passes.map(|lengths| lengths.into_iter().enumerate().map(|(id, length)| (id, length - 1..length)).collect());
+    let replayed = sequences.replayed(&device, 3, &passes);
+    for (got, chunks) in replayed.iter().zip(&passes) {
+        let alone: Vec<f32> = chunks.iter().flat_map(|chunk| sequences.attend(&device, std::slice::from_ref(chunk))).collect();
+        assert_same(got, &alone, &format!("{chunks:?}"));
+    }
+}
+
 #[test]
 fn what_a_workspace_is_too_small_for_is_refused() {
     let _turn = turn();

@@ -34,7 +34,11 @@ fn an_image_attends_alike_alone_and_among_others_and_near_the_exact_result() {
     let all = attend(&spans, 0..rows);
     for span in &spans {
         let what = format!("an image of {} rows", span.len());
-        assert_same(&attend(&[0..span.len()], span.clone()), &all[span.start * columns..span.end * columns], &what);
+        assert_same(
+            &attend(std::slice::from_ref(&(0..span.len())), span.clone()),
+            &all[span.start * columns..span.end * columns],
+            &what,
+        );
         let qkv = numbers(3, span.start * heads.fused()..span.end * heads.fused());
         for (row, head) in [(0, 0), (span.len() - 1, count - 1)] {
             let got = &all[(span.start + row) * columns + head * 64..][..64];

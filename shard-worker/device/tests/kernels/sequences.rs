@@ -2,13 +2,16 @@
 
 use tessera_device::cuda::{CudaCache, CudaDevice, CudaRotary};
 use tessera_device::{CacheShape, ChunkSpan, Device, Dtype, Heads, Rows, Spans};
-use tessera_types::{BLOCK_TOKENS, BlockId};
+use tessera_types::{BLOCK_TOKENS, BlockId, TokenId};
 
 use crate::numbers;
 
 /// Rows that are stored at a time.
 const PIECE: usize = 2048;
 const THETA: f64 = 1e9;
+
+/// Which of the sequences, and which of its positions.
+pub(crate) type Chunk = (usize, std::ops::Range<usize>);
 
 /// Sequences whose keys and values are in the cache.
 pub(crate) struct Sequences {
@@ -64,8 +67,8 @@ impl Sequences {
         device.rotate_and_store(&mut qkv, self.heads, &self.rotary, &mut self.cache, 0, &placed).unwrap();
     }
 
-    /// Attention of chunks `(sequence, positions)` in one pass, row after row.
-    pub(crate) fn attend(&self, device: &CudaDevice, chunks: &[(usize, std::ops::Range<usize>)]) -> Vec<f32> {
+    /// Positions, fused rows and spans of chunks in one pass.
+    fn pass(&self, chunks: &[Chunk]) -> (Vec<u32>, Vec<f32>, Vec<ChunkSpan<'_>>) {
         let (mut positions, mut values, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (id, range) in chunks {
             let rows = positions.len()..positions.len() + range.len();
@@ -73,6 +76,12 @@ impl Sequences {
             positions.extend(range.clone().map(|position| position as u32));
             values.extend(fused(self.heads, *id, range.clone()));
         }
+        (positions, values, spans)
+    }
+
+    /// Attention of chunks in one pass, row after row.
+    pub(crate) fn attend(&self, device: &CudaDevice, chunks: &[Chunk]) -> Vec<f32> {
+        let (positions, values, spans) = self.pass(chunks);
         let placed = device.place(Rows { tokens: &[], positions: &positions, spans: Spans::Chunks(&spans) }).unwrap();
         let mut qkv = device.working(positions.len(), self.heads.fused()).unwrap();
         device.write(&mut qkv, &values).unwrap();
@@ -80,6 +89,29 @@ impl Sequences {
         let mut out = device.working(positions.len(), self.heads.heads * self.heads.head_dim).unwrap();
         device.attend(&qkv, self.heads, &self.cache, 0, &placed, &mut out).unwrap();
         device.read(&out).unwrap()
+    }
+
+    /// Attention of passes of `rows` next tokens each, of which the first is recorded and replayed for all.
+    pub(crate) fn replayed(&self, device: &CudaDevice, rows: usize, passes: &[Vec<Chunk>]) -> Vec<Vec<f32>> {
+        let mut qkv = device.working(rows, self.heads.fused()).unwrap();
+        let mut out = device.working(rows, self.heads.heads * self.heads.head_dim).unwrap();
+        let mut recorded = None;
+        let replay = passes.iter().map(|chunks| {
+            let (positions, values, spans) = self.pass(chunks);
+            let tokens = vec![Some(TokenId(0)); rows];
+            let placed = device.place(Rows { tokens: &tokens, positions: &positions, spans: Spans::Chunks(&spans) }).unwrap();
+            device.write(&mut qkv, &values).unwrap();
+            device.rotate(&mut qkv, self.heads, &self.rotary, &placed).unwrap();
+            let key = device.recording(&placed).unwrap();
+            let (known, recording) = recorded.get_or_insert_with(|| {
+                let work = || device.attend(&qkv, self.heads, &self.cache, 0, &placed, &mut out);
+                (key, device.record(work).unwrap().1)
+            });
+            assert_eq!(*known, key, "{chunks:?}");
+            device.replay(recording).unwrap();
+            device.read(&out).unwrap()
+        });
+        replay.collect()
     }
 
     /// All fused rows of a sequence, turned.
