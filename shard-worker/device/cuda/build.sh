@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compiles the kernels with the pinned toolkit of tools/toolkit.txt, which it installs from PyPI into target/cuda-toolkit.
+# Compiles the kernels with NVRTC and ptxas of tools/toolkit.txt, which it installs from PyPI into target/cuda-toolkit: those of
+# CUDA 12.8, so that drivers of CUDA 12.8 and newer take what they make.
 #   build.sh          cubins and PTX in target/cubins, and report.md: registers, shared memory and spills of each kernel
 #   build.sh --check  fails where report.md is not what the tree compiles to
 # A spill fails both. Needs no GPU.
@@ -13,5 +14,5 @@ if ! cmp -s "$here/tools/toolkit.txt" "$toolkit/installed.txt"; then
     "$toolkit/bin/pip" install --quiet --no-deps --requirement "$here/tools/toolkit.txt"
     cp "$here/tools/toolkit.txt" "$toolkit/installed.txt"
 fi
-cuda=$(echo "$toolkit"/lib/python3*/site-packages/nvidia/cu13)
+cuda=$(echo "$toolkit"/lib/python3*/site-packages/nvidia)
 exec python3 "$here/tools/build.py" --cuda "$cuda" --source "$here" --out "$target/cubins" "$@"

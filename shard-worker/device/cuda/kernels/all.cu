@@ -15,6 +15,7 @@
 #include "gemm_e4m3.cuh"
 #include "gemm_small.cuh"
 #include "gemm_tile.cuh"
+#include "gemm_parts.cuh"
 #include "attention.cuh"
 #include "attention_split.cuh"
 #include "attention_chunk.cuh"

@@ -25,13 +25,15 @@ template <int HD>
 constexpr int QUERY_PIECES = QUERIES * HD / PIECE;
 
 /// A row of a decode batch: its row in qkv and out, the keys it sees (its position + 1; 0 for a row that is only there to
-/// fill the batch), its row in the block tables.
+/// fill the batch), where its blocks begin in the tables, and how many splits the rows before it have.
 struct AttendRow {
-    int row, length, table, pad;
+    int row, length, table, first;
 };
 
-/// Rows of one sequence or image: first row in qkv and out, rows (64 at most), position of the first, row in the block
-/// tables. For an image: first query row, rows, first row of the span, rows of the span.
+__device__ __forceinline__ int splits_of(const AttendRow& row) { return ceil_div(row.length, SPLIT_KEYS); }
+
+/// Rows of one sequence or image: first row in qkv and out, rows (64 at most), position of the first, where the sequence's
+/// blocks begin in the tables. For an image: first query row, rows, first row of the span, rows of the span.
 struct AttendTile {
     int row, count, start, table;
 };

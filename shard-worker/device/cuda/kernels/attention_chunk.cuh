@@ -2,7 +2,8 @@
 // rows of an image that see all of its rows. The same bits for a row as attend_split and attend_combine.
 //
 // attend_chunk: tiles of up to 64 rows; the query heads of a key head are computed together, 128 queries a block.
-//   grid    (kv_heads * ceil(largest count * group / 128), tiles), group = heads / kv_heads, 1 to 16
+//   grid    (kv_heads * ceil(largest count * group / 128), tiles), group = heads / kv_heads, 1 to 16; the tiles that see
+//           most keys should come first, since blocks begin in order and the longest would otherwise end alone
 //   block   256
 //   shared  768 HD bytes, dynamic (attend_chunk_shared)
 // attend_image: kv_heads == heads, keys and values lie in qkv itself.
@@ -145,7 +146,7 @@ __device__ __forceinline__ void attend_all(const Source& source, const WarpQueri
 
 template <int HD>
 __device__ __forceinline__ void attend_chunk(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables, const AttendTile* tiles, bf16* out,
-                                             int heads, int kv_heads, int table_stride, float scale) {
+                                             int heads, int kv_heads, float scale) {
     const AttendTile tile = tiles[blockIdx.y];
     const int parts = int(gridDim.x) / kv_heads, kv_head = int(blockIdx.x) / parts, group = heads / kv_heads;
     // Queries are counted by row and by head within.
@@ -161,7 +162,7 @@ __device__ __forceinline__ void attend_chunk(const bf16* qkv, const bf16* keys, 
         i += first;
         return i < end ? qkv + (size_t(tile.row + i / group) * (heads + 2 * kv_heads) + kv_head * group + i % group) * HD : nullptr;
     };
-    const PagedKeys<HD> source{keys, values, tables + size_t(tile.table) * table_stride, kv_heads, kv_head, tile.start + (end - 1) / group + 1};
+    const PagedKeys<HD> source{keys, values, tables + tile.table, kv_heads, kv_head, tile.start + (end - 1) / group + 1};
     attend_all<HD, CHUNK_WARPS>(source, queries, query, out, scale);
 }
 
@@ -181,15 +182,15 @@ __device__ __forceinline__ void attend_image(const bf16* qkv, const AttendTile* 
     attend_all<HD, IMAGE_WARPS>(SpanKeys<HD>{keys, keys + size_t(heads) * HD, 3 * heads * HD, span}, queries, query, out, scale);
 }
 
-#define ATTEND_CHUNK(HD)                                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(CHUNK_WARPS * WARP_LANES, 1)                                                                        \
-        attend_chunk_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables, \
-                          const AttendTile* __restrict__ tiles, bf16* __restrict__ out, int heads, int kv_heads, int table_stride, float scale) {     \
-        attend_chunk<HD>(qkv, keys, values, tables, tiles, out, heads, kv_heads, table_stride, scale);                                               \
-    }                                                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(IMAGE_WARPS * WARP_LANES, HD > 64 ? 2 : 3)                                                          \
-        attend_image_##HD(const bf16* __restrict__ qkv, const AttendTile* __restrict__ tiles, bf16* __restrict__ out, int heads, float scale) {       \
-        attend_image<HD>(qkv, tiles, out, heads, scale);                                                                                             \
+#define ATTEND_CHUNK(HD)                                                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(CHUNK_WARPS * WARP_LANES, 1)                                                                                \
+        attend_chunk_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables,      \
+                          const AttendTile* __restrict__ tiles, bf16* __restrict__ out, int heads, int kv_heads, float scale) {                              \
+        attend_chunk<HD>(qkv, keys, values, tables, tiles, out, heads, kv_heads, scale);                                                                     \
+    }                                                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(IMAGE_WARPS * WARP_LANES, HD > 64 ? 2 : 3)                                                                  \
+        attend_image_##HD(const bf16* __restrict__ qkv, const AttendTile* __restrict__ tiles, bf16* __restrict__ out, int heads, float scale) {              \
+        attend_image<HD>(qkv, tiles, out, heads, scale);                                                                                                     \
     }
 ATTEND_CHUNK(32)
 ATTEND_CHUNK(64)

@@ -1,8 +1,8 @@
 // attend_split_{32,64,128} and attend_combine_{32,64,128}: rows that each see a sequence of their own, as in decode.
 //
-// attend_split: the splits of a row, 128 keys each, for the query heads (1 to 16) of one key head.
-//   grid    (kv_heads, any number, rows): block (.., y, r) computes splits y, y + gridDim.y, ... of row r; best the
-//           splits of the longest row, or fewer where that makes more than some 1,000 blocks
+// attend_split: splits of 128 keys, for the query heads (1 to 16) of one key head. The splits of all rows, one row's after
+// the other's, are dealt out in runs: whether one row has them or many, every block has as many, give or take one.
+//   grid    (kv_heads, any number): block (.., y) computes run y of the splits; best as many as run at once
 //   block   128
 //   shared  544 HD + 5376 bytes, dynamic (attend_split_shared): three blocks to an SM of an H100
 //   limit   memory: keys and values are read once, 512 HD bytes a split and key head; 3.35 TB/s on an H100
@@ -12,8 +12,8 @@
 //   shared  256 HD + 1024 bytes, static
 //   limit   memory, mostly L2: 4 HD + 16 bytes a split and head
 //
-// partials: f32 [rows][heads][max_splits][4 + HD]: the largest score times scale log2 e, the sum of the weights, two
-// unused, the weighted values; rows are counted as in `rows`. max_splits >= ceil(length / 128) of every row.
+// partials: for each row f32 [heads][its splits][4 + HD], one row's behind the other's: the largest score times scale
+// log2 e, the sum of the weights, two unused, the weighted values. `count` rows are given, one at least.
 
 /// Shared memory of attend_split beside the keys and the values.
 struct SplitExchange {
@@ -62,39 +62,72 @@ __device__ __forceinline__ void write_partial(float* to, const SplitExchange& sh
     for (int tile = 0; tile < HD / QUARTER_KEYS; tile++) *reinterpret_cast<float2*>(to + tile * 8) = make_float2(sums[tile][half * 2], sums[tile][half * 2 + 1]);
 }
 
+/// Which row has split `at` of all.
+__device__ __forceinline__ int row_of_split(const AttendRow* rows, int count, int at) {
+    int begun = 0;
+    for (int first = 0; first < count; first += WARP_LANES) {
+        const int i = first + lane_id();
+        begun += __popc(__ballot_sync(ALL_LANES, i < count && rows[i].first <= at));
+    }
+    return begun - 1;
+}
+
+/// A split of a row's.
+struct SplitAt {
+    int index, split;
+    AttendRow row;
+
+    /// The split behind this one, which there must be.
+    __device__ __forceinline__ SplitAt next(const AttendRow* rows) const {
+        if (split + 1 < splits_of(row)) return {index, split + 1, row};
+        int at = index + 1;
+        while (rows[at].length == 0) at++;
+        return {at, 0, rows[at]};
+    }
+};
+
 template <int HD>
 __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables, const AttendRow* rows,
-                                             float* partials, int heads, int kv_heads, int table_stride, int max_splits, float scale) {
+                                             float* partials, int heads, int kv_heads, int count, float scale) {
     DYNAMIC_SHARED(uint4, shared_keys);
     uint4 *shared_values = shared_keys + SPLIT_PIECES<HD>, *queries = shared_values + SPLIT_PIECES<HD>;
     SplitExchange& exchange = *reinterpret_cast<SplitExchange*>(queries + QUERY_PIECES<HD>);
-    const AttendRow row = rows[blockIdx.z];
-    const int splits = ceil_div(row.length, SPLIT_KEYS), kv_head = int(blockIdx.x), group = heads / kv_heads;
-    if (int(blockIdx.y) >= splits) return;
-    const PagedKeys<HD> source{keys, values, tables + size_t(row.table) * table_stride, kv_heads, kv_head, row.length};
-    int blocks = source.look_up(int(blockIdx.y));
-    copy_split<HD, SPLIT_THREADS>(source, source.keys, int(blockIdx.y), blocks, shared_keys);
-    const bf16* from = qkv + (size_t(row.row) * (heads + 2 * kv_heads) + kv_head * group) * HD;
-    if (warp_id() == 0) copy_queries<HD>([=](int i) { return i < group ? from + i * HD : nullptr; }, queries);
+    const int kv_head = int(blockIdx.x), group = heads / kv_heads;
+    const int all = rows[count - 1].first + splits_of(rows[count - 1]), run = all / int(gridDim.y), longer = all % int(gridDim.y);
+    const int begin = int(blockIdx.y) * run + min(int(blockIdx.y), longer);
+    int left = run + (int(blockIdx.y) < longer ? 1 : 0);
+    if (left == 0) return;
+    const auto source = [=](const SplitAt& at) { return PagedKeys<HD>{keys, values, tables + at.row.table, kv_heads, kv_head, at.row.length}; };
+    const auto copy_row = [=](const SplitAt& at) {
+        const bf16* from = qkv + (size_t(at.row.row) * (heads + 2 * kv_heads) + kv_head * group) * HD;
+        if (warp_id() == 0) copy_queries<HD>([=](int i) { return i < group ? from + i * HD : nullptr; }, queries);
+    };
+    SplitAt at;
+    at.index = row_of_split(rows, count, begin), at.row = rows[at.index], at.split = begin - at.row.first;
+    int blocks = source(at).look_up(at.split);
+    copy_split<HD, SPLIT_THREADS>(source(at), keys, at.split, blocks, shared_keys);
+    copy_row(at);
     copy_async_commit();
-    copy_split<HD, SPLIT_THREADS>(source, source.values, int(blockIdx.y), blocks, shared_values);
+    copy_split<HD, SPLIT_THREADS>(source(at), values, at.split, blocks, shared_values);
     copy_async_commit();
 
     const float factor = __fmul_rn(scale, LOG2_E);
     const int query = lane_id() / 4;
-    for (int split = int(blockIdx.y); split < splits; split += int(gridDim.y)) {
-        const int next = split + int(gridDim.y);
-        blocks = source.look_up(next);
+    for (; left > 0; left--) {
+        const bool more = left > 1;
+        const SplitAt next = more ? at.next(rows) : at;
+        blocks = source(next).look_up(next.split);
         copy_async_wait<1>();
         __syncthreads();
         float scores[QUARTER_TILES][4], most[2];
         score<HD>(queries, shared_keys + warp_id() * (SPLIT_PIECES<HD> / SPLIT_WARPS), scores);
-        const int visible = row.length - split * SPLIT_KEYS, bounds[2] = {visible, visible};
+        const int visible = at.row.length - at.split * SPLIT_KEYS, bounds[2] = {visible, visible};
         if (visible < SPLIT_KEYS) hide(scores, warp_id() * QUARTER_KEYS, bounds);
         largest(scores, most);
         if (lane_id() % 4 == 0) exchange.most[warp_id()][query] = most[0], exchange.most[warp_id()][query + 8] = most[1];
         __syncthreads();
-        if (next < splits) copy_split<HD, SPLIT_THREADS>(source, source.keys, next, blocks, shared_keys);
+        if (more) copy_split<HD, SPLIT_THREADS>(source(next), keys, next.split, blocks, shared_keys);
+        if (next.index != at.index) copy_row(next);
         copy_async_commit();
         weigh_quarter<HD>(scores, exchange, factor, most);
         copy_async_wait<1>();
@@ -105,15 +138,17 @@ __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, 
             uint4 a = exchange.weights[step][lane_id()];
             weights[step][0] = a.x, weights[step][1] = a.y, weights[step][2] = a.z, weights[step][3] = a.w;
         }
-        float* to = partials + ((size_t(blockIdx.z) * heads + kv_head * group + query) * max_splits + split) * (PARTIAL_HEAD + HD);
+        const size_t splits = size_t(splits_of(at.row));
+        float* to = partials + (size_t(at.row.first) * heads + (kv_head * group + query) * splits + at.split) * (PARTIAL_HEAD + HD);
         float sums[HD / QUARTER_KEYS][4];
         weighted_sum<HD>(weights, shared_values, warp_id() * (HD / QUARTER_KEYS), visible, sums);
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            write_partial<HD>(to + size_t(half) * 8 * max_splits * (PARTIAL_HEAD + HD), exchange, sums, most[half], factor, half, query + half * 8 < group);
+            write_partial<HD>(to + half * 8 * splits * (PARTIAL_HEAD + HD), exchange, sums, most[half], factor, half, query + half * 8 < group);
         __syncthreads();
-        if (next < splits) copy_split<HD, SPLIT_THREADS>(source, source.values, next, blocks, shared_values);
+        if (more) copy_split<HD, SPLIT_THREADS>(source(next), values, next.split, blocks, shared_values);
         copy_async_commit();
+        at = next;
     }
     copy_async_wait<0>();
 }
@@ -124,13 +159,13 @@ constexpr int COMBINED = WARP_LANES;
 /// A thread merges a column. Of the splits at hand each lane has what one is merged with: that needs the largest score of
 /// all before it, and no more. Meanwhile the next ones are under way.
 template <int HD>
-__device__ __forceinline__ void attend_combine(const float* partials, const AttendRow* rows, bf16* out, int heads, int max_splits) {
+__device__ __forceinline__ void attend_combine(const float* partials, const AttendRow* rows, bf16* out, int heads) {
     constexpr int NUMBERS = PARTIAL_HEAD + HD, PIECES = NUMBERS / 4;
     __shared__ uint4 shared[2][COMBINED * PIECES];
     const int head = int(blockIdx.x), column = int(threadIdx.x);
     const AttendRow row = rows[blockIdx.y];
-    const int splits = ceil_div(row.length, SPLIT_KEYS);
-    const uint4* partial = reinterpret_cast<const uint4*>(partials + ((size_t(blockIdx.y) * heads + head) * max_splits) * NUMBERS);
+    const int splits = splits_of(row);
+    const uint4* partial = reinterpret_cast<const uint4*>(partials + (size_t(row.first) * heads + size_t(head) * splits) * NUMBERS);
     const auto copy = [&](int first) {
         uint4* to = shared[first / COMBINED % 2];
         for (int i = column; i < min(COMBINED, splits - first) * PIECES; i += HD) copy_async_16(to + i, partial + size_t(first) * PIECES + i);
@@ -165,16 +200,15 @@ __device__ __forceinline__ void attend_combine(const float* partials, const Atte
     out[(size_t(row.row) * heads + head) * HD + column] = to_bf16(splits ? __fmul_rn(value, share(merged.sum)) : 0);
 }
 
-#define ATTEND_SPLIT(HD)                                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(SPLIT_THREADS, 3)                                                                                   \
-        attend_split_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables, \
-                          const AttendRow* __restrict__ rows, float* __restrict__ partials, int heads, int kv_heads, int table_stride, int max_splits, \
-                          float scale) {                                                                                                             \
-        attend_split<HD>(qkv, keys, values, tables, rows, partials, heads, kv_heads, table_stride, max_splits, scale);                               \
-    }                                                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(HD)                                                                                                 \
-        attend_combine_##HD(const float* __restrict__ partials, const AttendRow* __restrict__ rows, bf16* __restrict__ out, int heads, int max_splits) { \
-        attend_combine<HD>(partials, rows, out, heads, max_splits);                                                                                  \
+#define ATTEND_SPLIT(HD)                                                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(SPLIT_THREADS, 3)                                                                                           \
+        attend_split_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables,      \
+                          const AttendRow* __restrict__ rows, float* __restrict__ partials, int heads, int kv_heads, int count, float scale) {               \
+        attend_split<HD>(qkv, keys, values, tables, rows, partials, heads, kv_heads, count, scale);                                                          \
+    }                                                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(HD)                                                                                                         \
+        attend_combine_##HD(const float* __restrict__ partials, const AttendRow* __restrict__ rows, bf16* __restrict__ out, int heads) {                     \
+        attend_combine<HD>(partials, rows, out, heads);                                                                                                      \
     }
 ATTEND_SPLIT(32)
 ATTEND_SPLIT(64)

@@ -1,7 +1,7 @@
 // Numbers and reductions that every kernel uses.
 //
 // The kernels need no header and no include path: the text of the files that all.cu names, one after the other, compiles
-// by NVRTC with --std=c++17 --device-as-default-execution-space, by nvcc, and by g++ after shim/cpu_cuda.h.
+// by NVRTC with --std=c++17 --device-as-default-execution-space, and by g++ after shim/cpu_cuda.h.
 
 typedef unsigned short u16;
 typedef unsigned int u32;

@@ -3,7 +3,7 @@
 // K is cut into 8 segments at multiples of 64. Within a segment mma.m16n8k16 takes 16 numbers of k after the other, from 0,
 // in f32; weights are its A operand (16 features), activations its B operand (8 rows), so a row is a column of the product
 // and depends on no other row. The segments are then added in order, from 0, and rounded once. gemm_small gives each
-// segment to a warp and gemm_tile runs through them one after another: the bits are the same.
+// segment to a warp, gemm_tile runs through them one after another, gemm_part has them in any block: the bits are the same.
 //
 // k is a multiple of 8, and of 16 where weights are e4m3; what is missing to a multiple of 64 counts as zeros. x and w begin
 // at multiples of 16 bytes.

@@ -60,10 +60,11 @@ struct RowCopy {
     u32 there;
     uint4* to;
 
-    __device__ RowCopy(const bf16* rows, int first, int end, int k, uint4* to) : step(size_t(PASS) * k), there(0) {
+    /// Rows `first`.. `end` of a matrix of k columns, from column `from_k`.
+    __device__ RowCopy(const bf16* rows, int first, int end, int from_k, int k, uint4* to) : step(size_t(PASS) * k), there(0) {
         const int row = int(threadIdx.x) / PIECES, piece = int(threadIdx.x) % PIECES;
-        from = rows + size_t(first + row) * k + piece * PIECE;
-        left = k - piece * PIECE;
+        from = rows + size_t(first + row) * k + from_k + piece * PIECE;
+        left = k - from_k - piece * PIECE;
         for (int pass = 0; pass < PASSES; pass++) there |= u32(first + row + pass * PASS < end) << pass;
         this->to = to + piece_at<PIECES>(row, piece);
     }
@@ -91,7 +92,7 @@ struct TileWeights {
     RowCopy<TILE_FEATURES, Shape::PIECES> copy;
     const uint4* stages;
 
-    __device__ TileWeights(const Product<W>& of, int feature, uint4* shared) : copy(of.w, feature, of.n, of.k, shared), stages(shared) {}
+    __device__ TileWeights(const Product<W>& of, int feature, int from_k, uint4* shared) : copy(of.w, feature, of.n, from_k, of.k, shared), stages(shared) {}
 
     __device__ __forceinline__ void next(int slot) { copy.next(slot); }
     /// Makes a stage, whose copies by this thread are there, ready for all once they have met.
@@ -111,8 +112,8 @@ struct TileWeights<Shape, e4m3> {
     int left;
     uint4 *own, *wide;
 
-    __device__ TileWeights(const Product<e4m3>& of, int feature, uint4* shared) : own(shared + threadIdx.x), wide(shared + Shape::STAGES * GEMM_THREADS) {
-        const int row = feature + int(threadIdx.x) / 2, number = int(threadIdx.x) % 2 * 16;
+    __device__ TileWeights(const Product<e4m3>& of, int feature, int from_k, uint4* shared) : own(shared + threadIdx.x), wide(shared + Shape::STAGES * GEMM_THREADS) {
+        const int row = feature + int(threadIdx.x) / 2, number = from_k + int(threadIdx.x) % 2 * 16;
         from = of.w + size_t(row) * of.k + number;
         left = row < of.n ? of.k - number : 0;
     }
@@ -171,7 +172,9 @@ struct Totals {
     float here[Shape::TOTALS_IN_SHARED ? 1 : Shape::FEATURE_TILES][Shape::ROW_TILES][4];
     float4* shared;
 
-    __device__ explicit Totals(uint4* after_stages) : here{}, shared(reinterpret_cast<float4*>(after_stages) + threadIdx.x) {
+    __device__ explicit Totals(uint4* after_stages) : here{}, shared(reinterpret_cast<float4*>(after_stages) + threadIdx.x) {}
+
+    __device__ __forceinline__ void begin() {
         if (Shape::TOTALS_IN_SHARED)
             for (int i = 0; i < Shape::FEATURE_TILES * Shape::ROW_TILES; i++) shared[i * GEMM_THREADS] = make_float4(0, 0, 0, 0);
     }
@@ -185,7 +188,7 @@ struct Totals {
     }
 
     /// Ends a segment: adds its sums and sets them to 0.
-    __device__ __forceinline__ void take(float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
+    __device__ __forceinline__ void take(int, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
 #pragma unroll
         for (int f = 0; f < Shape::FEATURE_TILES; f++)
 #pragma unroll
@@ -203,64 +206,74 @@ struct Totals {
     }
 };
 
-template <class Shape, class W, class Out>
-__device__ __forceinline__ void write_tile(const Product<W>& of, const TilePlace& place, Out* out, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4],
-                                           const Totals<Shape>& totals) {
-    int feature = place.feature + warp_id() / 4 * (TILE_FEATURES / 2), row = place.row + warp_id() % 4 * (Shape::ROWS / 4);
+/// Calls `body(f, r, i, number)` for number i of tile (f, r) of a thread's sums, with where it lies in out[m, n].
+template <class Shape, class W, class Body>
+__device__ __forceinline__ void for_sums(const Product<W>& of, const TilePlace& place, Body body) {
+    const int feature = place.feature + warp_id() / 4 * (TILE_FEATURES / 2), row = place.row + warp_id() % 4 * (Shape::ROWS / 4);
 #pragma unroll
     for (int f = 0; f < Shape::FEATURE_TILES; f++)
 #pragma unroll
-        for (int r = 0; r < Shape::ROW_TILES; r++) {
-            totals.add_to(sums[f][r], f, r);
+        for (int r = 0; r < Shape::ROW_TILES; r++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int to_feature = feature + f * 16 + sum_row(lane_id(), i), to_row = row + r * 8 + sum_column(lane_id(), i);
-                if (to_feature < of.n && to_row < of.m) out[size_t(to_row) * of.n + to_feature] = from_float<Out>(of.finish(sums[f][r][i], to_feature));
+                const int to_feature = feature + f * 16 + sum_row(lane_id(), i), to_row = row + r * 8 + sum_column(lane_id(), i);
+                if (to_feature < of.n && to_row < of.m) body(f, r, i, size_t(to_row) * of.n + to_feature);
             }
-        }
+}
+
+/// A block's products over segments `segment`.. `last` of k. `ended` takes the sums of each but those behind the last stage,
+/// from the segment that is returned on.
+template <class Shape, class W, class Ended>
+__device__ __forceinline__ int multiply_segments(const Product<W>& of, const TilePlace& place, int segment, int last, uint4* shared, Ended& ended,
+                                                 float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
+    using Weights = TileWeights<Shape, W>;
+    constexpr int STAGES_IN_CHUNK = GEMM_CHUNK / Shape::STAGE_K, STAGES = Shape::STAGES;
+    const int first = segment_begin(segment, of.k) * STAGES_IN_CHUNK, stages = segment_begin(last, of.k) * STAGES_IN_CHUNK - first;
+    RowCopy<Shape::ROWS, Shape::PIECES> rows(of.x, place.row, of.m, first * Shape::STAGE_K, of.k, shared);
+    Weights weights(of, place.feature, first * Shape::STAGE_K, shared + STAGES * Shape::ROW_PIECES);
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < stages) rows.next(s), weights.next(s);
+        copy_async_commit();
+    }
+    ended.begin();
+    if (Weights::AHEAD) {
+        copy_async_wait<STAGES - 2>();
+        weights.prepare(0, 0);
+    }
+    // Slots of the stage that is multiplied, of the one that is prepared and of the one that is copied.
+    int slot = 0, ahead = Weights::AHEAD, copied = STAGES - 1;
+    for (int s = 0; s < stages; s++) {
+        while (first + s == segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK) ended.take(segment++, sums);
+        copy_async_wait<STAGES - 2 - Weights::AHEAD>();
+        __syncthreads();
+        // All warps had done with what lies in the last slot before the barrier.
+        if (s + STAGES - 1 < stages) rows.next(copied), weights.next(copied);
+        copy_async_commit();
+        if (s + Weights::AHEAD < stages) weights.prepare(s + Weights::AHEAD, ahead);
+        multiply_stage<Shape>(weights.at(s, slot), shared + slot * Shape::ROW_PIECES, sums);
+        copied = slot;
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+        ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
+    }
+    copy_async_wait<0>();
+    return segment;
 }
 
 template <class Shape, class W, class Out>
 __device__ __forceinline__ void gemm_tile(const Product<W>& of, Out* out) {
     DYNAMIC_SHARED(uint4, shared);
-    using Weights = TileWeights<Shape, W>;
-    constexpr int STAGES_IN_CHUNK = GEMM_CHUNK / Shape::STAGE_K, STAGES = Shape::STAGES;
     const TilePlace place = tile_place<Shape>(of.m, of.n);
-    const int stages = ceil_div(of.k, GEMM_CHUNK) * STAGES_IN_CHUNK;
-    uint4* shared_weights = shared + STAGES * Shape::ROW_PIECES;
-    RowCopy<Shape::ROWS, Shape::PIECES> rows(of.x, place.row, of.m, of.k, shared);
-    Weights weights(of, place.feature, shared_weights);
-    for (int s = 0; s < STAGES - 1; s++) {
-        if (s < stages) rows.next(s), weights.next(s);
-        copy_async_commit();
-    }
-    Totals<Shape> totals(shared_weights + Weights::SHARED / 16);
-    if (Weights::AHEAD) {
-        copy_async_wait<STAGES - 2>();
-        weights.prepare(0, 0);
-    }
+    Totals<Shape> totals(shared + Shape::STAGES * Shape::ROW_PIECES + TileWeights<Shape, W>::SHARED / 16);
     float sums[Shape::FEATURE_TILES][Shape::ROW_TILES][4] = {};
-    int segment = 0;
-    // Slots of the stage that is multiplied, of the one that is prepared and of the one that is copied.
-    int slot = 0, ahead = Weights::AHEAD, last = STAGES - 1;
-    for (int s = 0; s < stages; s++) {
-        if (s == segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK) {
-            totals.take(sums);
-            while (segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK == s) segment++;
-        }
-        copy_async_wait<STAGES - 2 - Weights::AHEAD>();
-        __syncthreads();
-        // All warps had done with what lies in the last slot before the barrier.
-        if (s + STAGES - 1 < stages) rows.next(last), weights.next(last);
-        copy_async_commit();
-        if (s + Weights::AHEAD < stages) weights.prepare(s + Weights::AHEAD, ahead);
-        multiply_stage<Shape>(weights.at(s, slot), shared + slot * Shape::ROW_PIECES, sums);
-        last = slot;
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
-        ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
-    }
-    copy_async_wait<0>();
-    write_tile<Shape>(of, place, out, sums, totals);
+    multiply_segments<Shape>(of, place, 0, GEMM_SEGMENTS, shared, totals, sums);
+#pragma unroll
+    for (int f = 0; f < Shape::FEATURE_TILES; f++)
+#pragma unroll
+        for (int r = 0; r < Shape::ROW_TILES; r++) totals.add_to(sums[f][r], f, r);
+    const int feature = place.feature + warp_id() / 4 * (TILE_FEATURES / 2);
+    for_sums<Shape>(of, place, [&](int f, int r, int i, size_t at) {
+        out[at] = from_float<Out>(of.finish(sums[f][r][i], feature + f * 16 + sum_row(lane_id(), i)));
+    });
 }
 
 #define GEMM_TILE(name, Shape, Out)                                                                                              \

@@ -2,11 +2,13 @@
 #include "harness.h"
 
 namespace {
+#include "../kernels/rows.cuh"
 #include "../kernels/pieces.cuh"
 #include "../kernels/gemm.cuh"
 #include "../kernels/gemm_e4m3.cuh"
 #include "../kernels/gemm_small.cuh"
 #include "../kernels/gemm_tile.cuh"
+#include "../kernels/gemm_parts.cuh"
 
 using test::Buffer;
 using test::Random;
@@ -24,8 +26,24 @@ struct Operands {
     Operands(Shape s, const std::vector<bf16>& x, const std::vector<bf16>& w) : shape(s), x(x), w(w) {}
 };
 
-enum class Kind { SMALL, TILE, WIDE };
-constexpr Kind KINDS[] = {Kind::SMALL, Kind::TILE, Kind::WIDE};
+enum class Kind { SMALL, TILE, WIDE, PARTS };
+constexpr Kind KINDS[] = {Kind::SMALL, Kind::TILE, Kind::WIDE, Kind::PARTS};
+
+/// gemm_part in so many parts; what it writes, which is all that there is room for.
+void launch_parts(const Operands& of, float* partials, unsigned parts) {
+    auto [m, n, k] = of.shape;
+    const bf16 *x = of.x.get(), *w = of.w.get();
+    cpucuda::launch({unsigned(ceil_div(n, 128) * ceil_div(m, 128)), 1, parts}, 256, GEMM_TILE_SHARED, [=] { gemm_part(x, w, partials, m, n, k); });
+}
+
+template <class Out, class Join>
+void launch_parts(const Operands& of, Out* out, unsigned parts, Join join) {
+    const long long numbers = (long long)(of.shape.m) * of.shape.n;
+    Buffer<float> partials(8 * partial_stride(size_t(numbers)));
+    launch_parts(of, partials.get(), parts);
+    const float* from = partials.get();
+    cpucuda::launch(unsigned((numbers + 1023) / 1024), 256, 0, [=] { join(from, out, numbers); });
+}
 
 void launch(Kind kind, const Operands& of, float* out, unsigned grid) {
     auto [m, n, k] = of.shape;
@@ -34,6 +52,7 @@ void launch(Kind kind, const Operands& of, float* out, unsigned grid) {
     if (kind == Kind::SMALL) cpucuda::launch(grid, 256, GEMM_SMALL_SHARED, [=] { gemm_small_f(x, w, out, m, n, k); });
     if (kind == Kind::TILE) cpucuda::launch(features * unsigned(ceil_div(m, 128)), 256, GEMM_TILE_SHARED, [=] { gemm_tile_f(x, w, out, m, n, k); });
     if (kind == Kind::WIDE) cpucuda::launch(features * unsigned(ceil_div(m, 256)), 256, GEMM_WIDE_SHARED, [=] { gemm_wide_f(x, w, out, m, n, k); });
+    if (kind == Kind::PARTS) launch_parts(of, out, grid, gemm_join_f);
 }
 
 void launch(Kind kind, const Operands& of, bf16* out, unsigned grid) {
@@ -43,6 +62,7 @@ void launch(Kind kind, const Operands& of, bf16* out, unsigned grid) {
     if (kind == Kind::SMALL) cpucuda::launch(grid, 256, GEMM_SMALL_SHARED, [=] { gemm_small_w(x, w, out, m, n, k); });
     if (kind == Kind::TILE) cpucuda::launch(features * unsigned(ceil_div(m, 128)), 256, GEMM_TILE_SHARED, [=] { gemm_tile_w(x, w, out, m, n, k); });
     if (kind == Kind::WIDE) cpucuda::launch(features * unsigned(ceil_div(m, 256)), 256, GEMM_WIDE_SHARED, [=] { gemm_wide_w(x, w, out, m, n, k); });
+    if (kind == Kind::PARTS) launch_parts(of, out, grid, gemm_join_w);
 }
 
 template <class Out>
@@ -112,7 +132,7 @@ void same(const std::vector<Out>& got, const Out* want, const char* what) {
 
 void arithmetic() {
     for (Kind kind : KINDS) {
-        std::string who = kind == Kind::SMALL ? "gemm_small" : kind == Kind::TILE ? "gemm_tile" : "gemm_wide";
+        std::string who = kind == Kind::SMALL ? "gemm_small" : kind == Kind::TILE ? "gemm_tile" : kind == Kind::WIDE ? "gemm_wide" : "gemm_parts";
         test::fact((who + "_is_near_the_exact_product").c_str(), [=] {
             for (Shape shape : SHAPES) near_the_exact_product<float>(kind, shape, 0);
         });
@@ -148,6 +168,22 @@ void independence() {
             }
         same(product<float>(Kind::TILE, of), all.data(), "tile");
         same(product<float>(Kind::WIDE, of), all.data(), "wide");
+        for (unsigned parts : {1u, 2u, 3u, 4u, 7u, 8u}) same(product<float>(Kind::PARTS, of, parts), all.data(), "parts");
+    });
+    test::fact("segments_in_any_parts_have_the_same_bits_as_one_after_the_other", [] {
+        // Inner dimensions with empty segments, of one chunk a segment, and the decoder's.
+        for (int k : {8, 72, 320, 512, 1544, 4096, 5120, 14336}) {
+            Operands of({70, 9, k}, Random(9));
+            std::vector<float> want = product<float>(Kind::TILE, of);
+            same(product<float>(Kind::WIDE, of), want.data(), "wide");
+            same(product<float>(Kind::SMALL, some_rows(of, 3, 64)), want.data() + 3 * 9, "small");
+            for (unsigned parts : {2u, 3u, 8u}) same(product<float>(Kind::PARTS, of, parts), want.data(), name(of.shape).c_str());
+        }
+    });
+    test::fact("tiles_of_several_rows_and_features_are_joined_where_they_belong", [] {
+        Operands of({259, 141, 1032}, Random(10));
+        std::vector<float> want = product<float>(Kind::TILE, of);
+        for (unsigned parts : {3u, 8u}) same(product<float>(Kind::PARTS, of, parts), want.data(), "parts");
     });
     test::fact("a_row_has_the_same_bits_in_every_row_tile", [] {
         Operands of({530, 24, 328}, Random(5));

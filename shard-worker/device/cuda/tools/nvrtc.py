@@ -4,7 +4,7 @@ import ctypes
 import pathlib
 import re
 
-# NVRTC takes a lambda with `auto` parameters for a host function without the second option; nvcc does not.
+# NVRTC takes a lambda with `auto` parameters for a host function without the second option.
 OPTIONS = ["--std=c++17", "--device-as-default-execution-space"]
 INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
@@ -23,30 +23,39 @@ def whole_text(kernels: pathlib.Path) -> str:
     return text
 
 
-def compile_text(cuda: pathlib.Path, text: str, arch: str, names: list[str]) -> bytes:
-    """A cubin of the text; fails unless it has all kernels."""
-    # The library looks for its built-in functions by name only.
-    ctypes.CDLL(str(cuda / "lib" / "libnvrtc-builtins.so.13.0"), mode=ctypes.RTLD_GLOBAL)
-    nvrtc = ctypes.CDLL(str(cuda / "lib" / "libnvrtc.so.13"))
-    program = ctypes.c_void_p()
-    options = [option.encode() for option in [f"--gpu-architecture={arch}", *OPTIONS]]
+class Compiler:
+    """NVRTC from a folder of its libraries."""
 
-    def checked(status: int) -> None:
-        if status == 0:
-            return
+    def __init__(self, libraries: pathlib.Path):
+        # The library looks for its built-in functions by name only.
+        for builtins in libraries.glob("libnvrtc-builtins.so.*"):
+            ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+        self.library = ctypes.CDLL(str(next(libraries.glob("libnvrtc.so.*"))))
+
+    def _log(self, program: ctypes.c_void_p) -> str:
         size = ctypes.c_size_t()
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        self.library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise SystemExit(f"NVRTC: status {status}\n{log.value.decode()}")
+        self.library.nvrtcGetProgramLog(program, log)
+        return log.value.decode()
 
-    checked(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"tessera.cu", 0, None, None))
-    checked(nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)))
-    size = ctypes.c_size_t()
-    checked(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
-    cubin = ctypes.create_string_buffer(size.value)
-    checked(nvrtc.nvrtcGetCUBIN(program, cubin))
-    missing = [name for name in names if b"\0.text." + name.encode() + b"\0" not in cubin.raw]
-    if missing:
-        raise SystemExit(f"NVRTC left out {', '.join(missing)}")
-    return cubin.raw
+    def _checked(self, program: ctypes.c_void_p, status: int) -> None:
+        if status:
+            raise SystemExit(f"NVRTC: status {status}\n{self._log(program)}")
+
+    def compile(self, text: str, arch: str) -> bytes:
+        """The text's code for an architecture: PTX for compute_NN, a cubin for sm_NN. What is worth a warning fails."""
+        program = ctypes.c_void_p()
+        options = [option.encode() for option in [f"--gpu-architecture={arch}", *OPTIONS]]
+        self._checked(program, self.library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"tessera.cu", 0, None, None))
+        self._checked(program, self.library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)))
+        log = self._log(program)
+        if "warning" in log:
+            raise SystemExit(f"NVRTC, {arch}:\n{log}")
+        kind = "PTX" if arch.startswith("compute_") else "CUBIN"
+        size = ctypes.c_size_t()
+        self._checked(program, getattr(self.library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)))
+        code = ctypes.create_string_buffer(size.value)
+        self._checked(program, getattr(self.library, f"nvrtcGet{kind}")(program, code))
+        self.library.nvrtcDestroyProgram(ctypes.byref(program))
+        return code.raw.rstrip(b"\0") if kind == "PTX" else code.raw

@@ -14,8 +14,8 @@ pub(super) const TILE: usize = 64;
 const MAX_GROUP: usize = 16;
 /// Queries that a block of a chunk has.
 const CHUNK_QUERIES: usize = 128;
-/// Blocks that keep a device busy; with more, a block computes several splits.
-const BLOCKS: usize = 1024;
+/// Blocks of splits that a processor runs at once; with more in all, a block computes several splits.
+const RESIDENT: usize = 3;
 /// Numbers of a split's result beside the head's own.
 const PARTIAL_HEAD: usize = 4;
 
@@ -79,12 +79,6 @@ impl ByWidth {
     }
 }
 
-/// Splits that a row with so many keys is given, a power of two so that recorded passes can be shared; the last ones may be
-/// empty.
-pub(super) fn splits(keys: usize) -> usize {
-    keys.div_ceil(SPLIT).next_power_of_two()
-}
-
 /// Lets the kernels have what they need.
 pub(super) fn prepare(kernels: &Kernels) -> Result<(), DeviceError> {
     for width in &WIDTHS {
@@ -110,13 +104,12 @@ impl CudaDevice {
         out: &mut CudaTensor,
     ) -> Result<(), DeviceError> {
         let kernels = ByWidth::of(heads)?;
-        let (count, kv_heads, stride) = (int(heads.heads)?, int(heads.kv_heads)?, int(rows.table_stride)?);
+        let (count, kv_heads) = (int(heads.heads)?, int(heads.kv_heads)?);
         if rows.singles > 0 {
-            let numbers = rows.singles * heads.heads * rows.splits * (PARTIAL_HEAD + heads.head_dim);
+            let numbers = heads.heads * rows.splits * (PARTIAL_HEAD + heads.head_dim);
             let partials = self.scratch(numbers * size_of::<f32>())?;
-            let most = (BLOCKS / (heads.kv_heads * rows.singles)).clamp(1, rows.splits);
-            let geometry = Geometry { grid: [heads.kv_heads, most, rows.singles], block: 128, shared: kernels.split_shared() };
-            let splits = int(rows.splits)?;
+            let runs = (RESIDENT * self.context.processors()).div_ceil(heads.kv_heads).min(rows.splits);
+            let geometry = Geometry { grid: [heads.kv_heads, runs, 1], block: 128, shared: kernels.split_shared() };
             let args = [
                 qkv.address().into(),
                 keys.into(),
@@ -126,14 +119,12 @@ impl CudaDevice {
                 partials.address().into(),
                 count.into(),
                 kv_heads.into(),
-                stride.into(),
-                splits.into(),
+                int(rows.singles)?.into(),
                 scale(heads).into(),
             ];
             self.kernels.launch(kernels.split, geometry, &args)?;
             let geometry = Geometry { grid: [heads.heads, rows.singles, 1], block: kernels.width as u32, shared: 0 };
-            let args =
-                [partials.address().into(), rows.singles_address().into(), out.address().into(), count.into(), splits.into()];
+            let args = [partials.address().into(), rows.singles_address().into(), out.address().into(), count.into()];
             self.kernels.launch(kernels.combine, geometry, &args)?;
         }
         let blocks = (rows.largest_tile * heads.heads / heads.kv_heads).div_ceil(CHUNK_QUERIES);
@@ -147,7 +138,6 @@ impl CudaDevice {
             out.address().into(),
             count.into(),
             kv_heads.into(),
-            stride.into(),
             scale(heads).into(),
         ];
         self.kernels.launch(kernels.chunk, geometry, &args)

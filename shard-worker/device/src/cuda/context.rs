@@ -65,6 +65,7 @@ pub(super) struct Context {
     /// Compute capability, as 9.0.
     capability: (u32, u32),
     processors: usize,
+    shared_of_block: usize,
 }
 
 // SAFETY: handles of the driver may be used from any thread on which the context is current, which `bind` sees to.
@@ -88,12 +89,13 @@ impl Context {
             attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let processors = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let shared_of_block = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
         // SAFETY: the device was just opened; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver("making a context"))?;
         // SAFETY: the context was just made.
         unsafe { result::ctx::set_current(context) }.map_err(driver("making a context current"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(driver("making a stream"))?;
-        Ok(Arc::new(Self { device, context, stream, name, capability, processors }))
+        Ok(Arc::new(Self { device, context, stream, name, capability, processors, shared_of_block }))
     }
 
     /// Makes the context current on the calling thread.
@@ -117,6 +119,11 @@ impl Context {
     /// Streaming multiprocessors: how many blocks run at once at least.
     pub(super) fn processors(&self) -> usize {
         self.processors.max(1)
+    }
+
+    /// Bytes of shared memory that a block may ask for.
+    pub(super) fn shared_of_block(&self) -> usize {
+        self.shared_of_block
     }
 
     /// Bytes free and bytes in all.

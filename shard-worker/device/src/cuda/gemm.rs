@@ -6,23 +6,18 @@ use super::{
     kernel::{Arg, Geometry, Kernel, Kernels, int},
     matrix::Weights,
     ops::{agree, shaped},
+    schedule::{self, Schedule},
     tensor::Numbers,
 };
 use crate::DeviceError;
 
 /// Threads of a block of either kernel.
 const THREADS: u32 = 256;
-/// Rows up to which a product is bound by reading the weights.
-const FEW_ROWS: usize = 64;
 /// Shared memory of a block of each kernel, in bytes, as their headers say.
 const SMALL_SHARED: usize = 98_304;
 const TILE_SHARED: usize = 98_304;
 const WIDE_SHARED: usize = 229_376;
 const TILE8_SHARED: usize = 90_112;
-/// Features of a tile.
-const TILE_FEATURES: usize = 128;
-/// Rows from which wide tiles are worth their shared memory, where blocks may have it.
-const WIDE_ROWS: usize = 512;
 
 /// Lets the kernels have what they need.
 pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> {
@@ -31,6 +26,7 @@ pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> 
         (Kernel::GemmSmallFull, SMALL_SHARED),
         (Kernel::GemmTileWorking, TILE_SHARED),
         (Kernel::GemmTileFull, TILE_SHARED),
+        (Kernel::GemmPart, TILE_SHARED),
         (Kernel::GemmSmall8Working, SMALL_SHARED),
         (Kernel::GemmSmall8Full, SMALL_SHARED),
         (Kernel::GemmTile8Working, TILE8_SHARED),
@@ -46,7 +42,7 @@ pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> 
 
 /// Whether blocks of a device may have what wide tiles take.
 pub(super) fn has_wide(context: &Context) -> bool {
-    context.capability().0 >= 9
+    context.shared_of_block() >= WIDE_SHARED
 }
 
 impl CudaDevice {
@@ -60,26 +56,48 @@ impl CudaDevice {
             self.narrow(x, &mut narrow)?;
             return self.multiply(&narrow, weight, out);
         }
-        let (working, full, geometry) = self.product(x.rows, weight);
+        let shape = [x.rows, weight.out, weight.inner];
+        let wide = has_wide(&self.context);
+        let schedule = match weight.weights {
+            Weights::Bf16(_) => Schedule::of(shape, self.context.processors(), wide),
+            Weights::E4m3 { .. } => Schedule::of_quantised(shape),
+        };
+        if let Schedule::Parts(parts) = schedule {
+            return self.multiply_in_parts(x, weight, out, parts);
+        }
+        let (working, full, geometry) = self.product(schedule, x.rows, weight);
         let kernel = if out.numbers == Numbers::Working { working } else { full };
-        let (m, n, k) = (int(x.rows)?, int(weight.out)?, int(weight.inner)?);
-        let from = std::iter::once(x.address()).chain(weight.weights.addresses()).map(Arg::from);
-        let args: Vec<Arg> = from.chain([out.address().into(), m.into(), n.into(), k.into()]).collect();
-        self.kernels.launch(kernel, geometry, &args)
+        self.kernels.launch(kernel, geometry, &args(x, weight, out.address())?)
     }
 
-    /// The kernels for a product of so many rows, that with bf16 results and that with f32 ones, and how they are launched.
-    fn product(&self, rows: usize, weight: &CudaMatrix) -> (Kernel, Kernel, Geometry) {
+    /// The kernels of a way, that with bf16 results and that with f32 ones, and how they are launched.
+    fn product(&self, schedule: Schedule, rows: usize, weight: &CudaMatrix) -> (Kernel, Kernel, Geometry) {
         use Kernel as K;
-        let features = weight.out;
-        let (few, wide) = (rows <= FEW_ROWS, rows >= WIDE_ROWS && has_wide(&self.context));
-        match weight.weights {
-            Weights::Bf16(_) if few => (K::GemmSmallWorking, K::GemmSmallFull, self.few(rows, features, 16)),
-            Weights::Bf16(_) if wide => (K::GemmWideWorking, K::GemmWideFull, tiles(rows.div_ceil(256), features, WIDE_SHARED)),
-            Weights::Bf16(_) => (K::GemmTileWorking, K::GemmTileFull, tiles(rows.div_ceil(128), features, TILE_SHARED)),
-            Weights::E4m3 { .. } if few => (K::GemmSmall8Working, K::GemmSmall8Full, self.few(rows, features, 32)),
-            Weights::E4m3 { .. } => (K::GemmTile8Working, K::GemmTile8Full, tiles(rows.div_ceil(128), features, TILE8_SHARED)),
+        let of = |of_rows, shared| tiled(rows, of_rows, weight.out, shared);
+        match (&weight.weights, schedule) {
+            (Weights::Bf16(_), Schedule::Few) => (K::GemmSmallWorking, K::GemmSmallFull, self.few(rows, weight.out, 16)),
+            (Weights::Bf16(_), Schedule::Wide) => (K::GemmWideWorking, K::GemmWideFull, of(schedule::WIDE_ROWS, WIDE_SHARED)),
+            (Weights::Bf16(_), _) => (K::GemmTileWorking, K::GemmTileFull, of(schedule::TILE_ROWS, TILE_SHARED)),
+            (Weights::E4m3 { .. }, Schedule::Few) => (K::GemmSmall8Working, K::GemmSmall8Full, self.few(rows, weight.out, 32)),
+            (Weights::E4m3 { .. }, _) => (K::GemmTile8Working, K::GemmTile8Full, of(schedule::TILE_ROWS, TILE8_SHARED)),
         }
+    }
+
+    /// The segments of the inner dimension go to `parts` blocks a tile; their sums are then added in order.
+    fn multiply_in_parts(
+        &self,
+        x: &CudaTensor,
+        weight: &CudaMatrix,
+        out: &mut CudaTensor,
+        parts: usize,
+    ) -> Result<(), DeviceError> {
+        let mut geometry = tiled(x.rows, schedule::TILE_ROWS, weight.out, TILE_SHARED);
+        geometry.grid[2] = parts;
+        let partials = self.scratch(schedule::partial_numbers(x.rows, weight.out) * size_of::<f32>())?;
+        self.kernels.launch(Kernel::GemmPart, geometry, &args(x, weight, partials.address())?)?;
+        let kernel = if out.numbers == Numbers::Working { Kernel::GemmJoinWorking } else { Kernel::GemmJoinFull };
+        let join = [partials.address().into(), out.address().into(), (out.len() as i64).into()];
+        self.kernels.launch(kernel, Geometry::numbers(out.len(), 1024), &join)
     }
 
     /// A block a group of features, `least` for the fewest rows, no more blocks than run at once.
@@ -100,7 +118,14 @@ impl CudaDevice {
     }
 }
 
-/// A block a tile.
-fn tiles(row_tiles: usize, features: usize, shared: usize) -> Geometry {
-    Geometry { grid: [features.div_ceil(TILE_FEATURES) * row_tiles, 1, 1], block: THREADS, shared }
+/// A block a tile of `of_rows` rows.
+fn tiled(rows: usize, of_rows: usize, features: usize, shared: usize) -> Geometry {
+    Geometry { grid: [schedule::tiles(rows, of_rows, features), 1, 1], block: THREADS, shared }
+}
+
+/// What the kernels of products take.
+fn args(x: &CudaTensor, weight: &CudaMatrix, to: u64) -> Result<Vec<Arg>, DeviceError> {
+    let from = std::iter::once(x.address()).chain(weight.weights.addresses()).map(Arg::from);
+    let sizes = [int(x.rows)?, int(weight.out)?, int(weight.inner)?].map(Arg::from);
+    Ok(from.chain([to.into()]).chain(sizes).collect())
 }

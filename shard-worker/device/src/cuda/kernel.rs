@@ -4,14 +4,15 @@
 use std::{
     ffi::{CString, c_void},
     fs,
-    path::{Path, PathBuf},
+    io::ErrorKind,
+    path::Path,
     sync::Arc,
 };
 
 use cudarc::driver::{result, sys};
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{compile, context::Context, failure::driver};
+use super::{compile, context::Context, failure::driver, image};
 use crate::DeviceError;
 
 /// Shared memory that a block may have without asking.
@@ -58,6 +59,9 @@ kernels! {
     GemmSmall8Full = "gemm_small8_f",
     GemmTile8Working = "gemm_tile8_w",
     GemmTile8Full = "gemm_tile8_f",
+    GemmPart = "gemm_part",
+    GemmJoinWorking = "gemm_join_w",
+    GemmJoinFull = "gemm_join_f",
     AttendSplit32 = "attend_split_32",
     AttendSplit64 = "attend_split_64",
     AttendSplit128 = "attend_split_128",
@@ -142,16 +146,37 @@ pub(super) struct Kernels {
 unsafe impl Send for Kernels {}
 
 impl Kernels {
-    /// Loads the image made for the device from `folder` or from `cubins` beside the program, else compiles the sources.
+    /// Loads an image from `folder` or from `cubins` beside the program: the first that the device takes and that has all
+    /// kernels. Where there is none, the sources are compiled.
     pub(super) fn load(context: &Arc<Context>, folder: Option<&Path>) -> Result<Self, DeviceError> {
-        let image = image(context, folder)?;
+        let device = context.name();
+        for path in image::candidates(&image::folders(folder), context.capability()) {
+            let read = match fs::read(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                read => read.map_err(|error| DeviceError::Kernels(error.to_string())),
+            };
+            match read.and_then(|image| Self::of_image(context, image)) {
+                Ok(kernels) => {
+                    info!(path = %path.display(), device, "kernels");
+                    return Ok(kernels);
+                }
+                Err(error) => warn!(path = %path.display(), device, %error, "kernels that cannot be used; looking for others"),
+            }
+        }
+        info!(device, "no kernels that it takes were found; compiling them");
+        Self::of_image(context, compile::image(context.capability())?)
+    }
+
+    /// The kernels of a cubin or of PTX.
+    fn of_image(context: &Arc<Context>, mut image: Vec<u8>) -> Result<Self, DeviceError> {
+        image.push(0);
         // SAFETY: an image is a cubin or PTX that ends with a zero; the driver checks what it reads.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(driver("loading kernels"))?;
         let mut kernels = Self { context: context.clone(), module, functions: Vec::new() };
         for (_, name) in Kernel::ALL {
-            let name = CString::new(*name).unwrap_or_default();
+            let text = CString::new(*name).unwrap_or_default();
             // SAFETY: the module was just loaded.
-            let function = unsafe { result::module::get_function(module, name) }.map_err(driver("finding a kernel"))?;
+            let function = unsafe { result::module::get_function(module, text) }.map_err(driver(name))?;
             kernels.functions.push(function);
         }
         Ok(kernels)
@@ -161,6 +186,12 @@ impl Kernels {
     pub(super) fn allow_shared(&self, kernel: Kernel, bytes: usize) -> Result<(), DeviceError> {
         if bytes <= SHARED_UNASKED as usize {
             return Ok(());
+        }
+        let most = self.context.shared_of_block();
+        if bytes > most {
+            let name = Kernel::ALL[kernel as usize].1;
+            let detail = format!("{name} wants {bytes} bytes of shared memory a block, {} has {most}", self.context.name());
+            return Err(DeviceError::Kernels(detail));
         }
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let bytes = int(bytes)?;
@@ -208,25 +239,4 @@ impl Drop for Kernels {
 /// A number as the kernels count.
 pub(super) fn int(number: usize) -> Result<i32, DeviceError> {
     i32::try_from(number).map_err(|_| DeviceError::Shape { operation: "launch", detail: format!("{number} is beyond 32 bits") })
-}
-
-/// The kernels' code for a device.
-fn image(context: &Context, folder: Option<&Path>) -> Result<Vec<u8>, DeviceError> {
-    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("cubins")));
-    let folders: Vec<PathBuf> = folder.map(Path::to_owned).into_iter().chain(beside).collect();
-    let (major, minor) = context.capability();
-    let names = [format!("tessera.sm_{major}{minor}a.cubin"), format!("tessera.sm_{major}{minor}.cubin")];
-    for path in folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))) {
-        match fs::read(&path) {
-            Ok(mut image) => {
-                info!(path = %path.display(), device = context.name(), "kernels");
-                image.push(0);
-                return Ok(image);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(DeviceError::Kernels(format!("{}: {error}", path.display()))),
-        }
-    }
-    info!(device = context.name(), "no kernels made for it were found; compiling them");
-    compile::ptx(major, minor)
 }

@@ -25,6 +25,11 @@ pub fn environment(count: usize) -> Vec<(&'static str, String)> {
     vec![kernels, ("LD_LIBRARY_PATH", FOLDER.display().to_string()), ("FAKE_CUDA_DEVICES", count.to_string())]
 }
 
+/// Whether tests use the machine's own GPUs.
+pub fn is_real() -> bool {
+    REAL.is_some()
+}
+
 /// A folder with an image of the kernels, which the stand-in for the driver knows by their names.
 pub fn kernels() -> PathBuf {
     REAL.clone().unwrap_or_else(|| FOLDER.join("cubins"))
@@ -57,7 +62,13 @@ fn build() -> PathBuf {
     lock.lock().expect("the lock");
     let built = Command::new(device.join("cuda/fake/build.sh")).arg(&folder).output().expect("build.sh runs");
     assert!(built.status.success(), "build.sh: {}", String::from_utf8_lossy(&built.stderr));
-    // What the driver looks at of an image are its first bytes.
-    fs::write(folder.join("cubins/tessera.sm_90a.cubin"), "\x7fELF, and kernels known by their names").expect("an image");
+    // What the driver looks at of an image is its beginning: kernels are known by their names. These are what `build.py` makes.
+    for arch in ["sm_80", "sm_89", "sm_90a"] {
+        fs::write(folder.join(format!("cubins/tessera.{arch}.cubin")), format!("\x7fELF for {arch}")).expect("an image");
+    }
+    for arch in ["80", "90"] {
+        let path = folder.join(format!("cubins/tessera.compute_{arch}.ptx"));
+        fs::write(path, format!(".version 8.7\n.target sm_{arch}\n")).expect("an image");
+    }
     folder
 }
