@@ -74,3 +74,17 @@ fn without_a_driver_the_first_word_is_what_is_missing() {
     assert!(!up.status.success());
     assert!(said.contains("--device cuda:0") && said.contains("libcuda.so.1 cannot be opened"), "{said}");
 }
+
+#[test]
+fn a_gpu_without_room_is_named_at_start() {
+    let up = Command::new(binary().unwrap())
+        .args(["up", "--device", "cuda", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--model"])
+        .arg(fixtures().join("shapes"))
+        .envs(tessera_test_gpu::environment(1))
+        .env("FAKE_CUDA_OOM_AFTER", "100000000")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(!up.status.success());
+    assert!(said.contains("error: the replica cannot start") && said.contains("the key and value cache needs"), "{said}");
+}

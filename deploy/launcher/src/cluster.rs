@@ -41,7 +41,10 @@ impl LocalCluster {
         let model = Model::new(&args.model)?;
         settings::check_quantization(&args.replica, Some(args.compute.device))?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
-        let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
+        let shared = settings::registry(&args.registry)?;
+        // Where others meet as well, they may bring what is missing here.
+        let mend = shared.is_some();
+        let registry = shared.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         // First of all, since it is the router that is told ports and files: what is wrong with them is found before
         // anything is loaded.
         let router = tessera_router::run(router, registry.clone(), stop.clone()).await?;
@@ -64,7 +67,7 @@ impl LocalCluster {
         }
         let ready = async {
             for group in groups {
-                progress::until_ready(group).await?;
+                progress::until_ready(group, mend).await?;
             }
             anyhow::Ok(())
         };

@@ -16,14 +16,16 @@ pub(crate) fn complain(line: &str) {
     let _ = writeln!(stderr().lock(), "{line}");
 }
 
-/// Shows a bar while the group loads; ends when it runs. Where no terminal is, nothing is drawn.
-pub(crate) async fn until_ready(mut group: watch::Receiver<GroupState>) -> Result<()> {
+/// Shows a bar while the group loads; ends when it runs. Where no terminal is, nothing is drawn. Unless somebody may
+/// still `mend` it, a group that cannot be formed is an error.
+pub(crate) async fn until_ready(mut group: watch::Receiver<GroupState>, mend: bool) -> Result<()> {
     let mut bar = None;
     loop {
         let state = group.borrow_and_update().clone();
         match state {
             GroupState::Ready { .. } => break,
             GroupState::Stopped => bail!("the coordinator stopped before it was ready"),
+            GroupState::Lost { problem, .. } if !mend => bail!("the replica cannot start: {problem}"),
             GroupState::Loading { bytes_total: 0, .. } | GroupState::Waiting { .. } | GroupState::Lost { .. } => {}
             GroupState::Loading { bytes_done, bytes_total } => {
                 let bar = bar.get_or_insert_with(loading_bar);

@@ -72,7 +72,7 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let ready = async {
         // With a registry it may be a spare for days: it is ready when it may be found.
         if by_hand {
-            progress::until_ready(group).await?;
+            progress::until_ready(group, true).await?;
         }
         announce(&format!("ready listen={address}{}", status.line))?;
         // The coordinator's own end is what counts from here.
