@@ -76,12 +76,17 @@ nccl() {
     echo "$answer"; [ -n "$answer" ]
 }
 speed() {
-    "$gpu/release/tessera" up --device cuda --model pixtral-12b --load-format dummy --step-tokens 8192 --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$gpu/up.log" 2>&1 &
+    "$gpu/release/tessera" bench --roofline | tee "$gpu/roofline.log"
+    speed_of none && speed_of fp8
+}
+speed_of() {
+    local quantization="$1"
+    "$gpu/release/tessera" up --device cuda --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$gpu/up.log" 2>&1 &
     local up=$!
     timeout 240 bash -c "until grep -q '^ready ' '$gpu/up.log'; do sleep 0.2; kill -0 $up || exit 1; done" || { tail -5 "$gpu/up.log"; kill "$up"; return 1; }
     for streams in 1 8 32 64; do
-        "$gpu/release/tessera" bench --endpoint http://127.0.0.1:17220 --concurrency "$streams" --requests "$((streams * 2))" --prompt-tokens 1024 | tee "$gpu/bench-$streams.log"
-        row "12B, made-up weights, $streams streams, 1k context" "$(grep -i 'tokens/s\|tok/s\|tokens per second' "$gpu/bench-$streams.log" | head -1)"
+        "$gpu/release/tessera" bench --endpoint http://127.0.0.1:17220 --concurrency "$streams" --requests "$((streams * 2))" --prompt-tokens 1024 | tee "$gpu/bench-$quantization-$streams.log"
+        row "12B, $streams streams, 1k context, quantization $quantization" "$(grep -i 'tokens/s\|tok/s\|tokens per second' "$gpu/bench-$quantization-$streams.log" | head -1)"
     done
     kill "$up"; wait "$up"; true
 }

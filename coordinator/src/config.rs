@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tessera_engine::EngineConfig;
 use tessera_service::TlsFiles;
-use tessera_types::ModelSpec;
+use tessera_types::{ModelSpec, VisionParallel};
 
 /// A coordinator's configuration.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct Config {
     pub source: ModelSource,
     /// What weights and cache are kept in: `f32` or `bf16`.
     pub dtype: String,
+    /// How ranks share the encoding of images.
+    pub vision_parallel: VisionParallel,
+    /// What weights that may be quantised are kept in instead: `fp8`, or empty.
+    pub quantization: String,
     /// Ranks: 1, 2, 4 or 8.
     pub tp: u16,
     /// Whether a group may be formed of fewer ranks where there are not enough, and grows when there are again.
@@ -31,8 +35,8 @@ pub struct Config {
     pub kv_blocks: Option<u32>,
     /// Sequences in a step at most.
     pub max_sequences: usize,
-    /// Tokens in a step at most.
-    pub step_tokens: usize,
+    /// Tokens in a step at most; as many as suit the workers' devices when `None`.
+    pub step_tokens: Option<usize>,
     /// Image patches encoded in a step at most; one larger image goes alone.
     pub step_patches: usize,
     /// Encoder outputs kept on each rank, in feature rows.
@@ -135,12 +139,14 @@ impl Config {
             model: model.into(),
             source,
             dtype: "bf16".into(),
+            vision_parallel: VisionParallel::Auto,
+            quantization: String::new(),
             tp,
             elastic: false,
             max_context: None,
             kv_blocks: None,
             max_sequences: limits.max_batch_sequences,
-            step_tokens: limits.step_tokens,
+            step_tokens: None,
             step_patches: limits.step_patches,
             encoder_tokens: limits.encoder_tokens,
             queue: limits.queue_len,
@@ -150,13 +156,19 @@ impl Config {
         }
     }
 
-    /// The engine's limits for a model on a group with so many blocks.
-    pub(crate) fn engine(&self, spec: &ModelSpec, kv_blocks: u32) -> EngineConfig {
+    /// Tokens in a step at most, of a group whose ranks advise so many; 0 is no advice.
+    pub(crate) fn step_tokens(&self, advised: u32) -> usize {
+        let advised = Some(advised as usize).filter(|advised| *advised > 0);
+        self.step_tokens.or(advised).unwrap_or(EngineConfig::default().step_tokens)
+    }
+
+    /// The engine's limits for a model on a group with so many blocks, whose ranks advise so many tokens a step.
+    pub(crate) fn engine(&self, spec: &ModelSpec, kv_blocks: u32, advised: u32) -> EngineConfig {
         EngineConfig {
             kv_blocks: kv_blocks as usize,
             max_context: self.max_context.map_or(spec.max_context, |asked| spec.max_context.min(asked as usize)),
             max_batch_sequences: self.max_sequences,
-            step_tokens: self.step_tokens,
+            step_tokens: self.step_tokens(advised),
             step_patches: self.step_patches,
             encoder_tokens: self.encoder_tokens,
             queue_len: self.queue,

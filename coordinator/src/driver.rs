@@ -7,6 +7,7 @@ use std::{
 };
 
 use tessera_engine::{ConfigError, Engine, Event};
+use tessera_proto::weight_format;
 use tessera_registry::Registry;
 use tessera_service::{Health, Phase, metrics as names};
 use tessera_types::{ModelSpec, SequenceId, StepOutput};
@@ -16,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     admission::Ask,
@@ -24,8 +25,8 @@ use crate::{
     group::{FormError, Former, Group, Loss, Siblings},
     metrics::Metrics,
     service::Command,
-    session::{Message, Sessions, event_bound},
-    state::{GroupState, Load, ReplicaState},
+    session::{Message, Sessions, Weights, event_bound},
+    state::{Condition, GroupState, ReplicaState},
     status::{self, away},
 };
 
@@ -74,7 +75,7 @@ pub(crate) struct Wires {
 impl Driver {
     pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
-        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1))?;
+        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1, 0))?;
         let metrics = Metrics::new(&config.replica, config.tp);
         let Wires { commands, state, group, health, registry, siblings, stop } = wires;
         Ok(Self {
@@ -115,6 +116,9 @@ impl Driver {
                 }
                 Err(loss) => {
                     self.lose(&group, &loss);
+                    // The first to fail is seldom the one to blame; requests come and go meanwhile.
+                    let _ = self.meanwhile(group.hear_out(&loss)).await;
+                    self.note_loss(&group, &loss);
                     last = Some((group, loss));
                 }
             }
@@ -154,28 +158,40 @@ impl Driver {
         Ok(())
     }
 
-    /// Forms a group while requests come and go. `None` when told to stop.
+    /// Forms a group. `None` when told to stop.
     async fn wait_for_group(&mut self, former: &mut Former, last: Option<(Group, Loss)>) -> Result<Option<Group>, FormError> {
-        let forming = former.form(last);
-        tokio::pin!(forming);
+        self.meanwhile(former.form(last)).await.transpose()
+    }
+
+    /// Waits for something while requests come and go. `None` when told to stop.
+    async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(something);
         loop {
             tokio::select! {
-                formed = &mut forming => return formed.map(Some),
+                done = &mut something => return Some(done),
                 Some(command) = self.commands.recv() => self.obey(command),
                 () = sleep(TICK) => {}
             }
             self.keep_house();
             if self.draining_since.is_some() {
-                return Ok(None);
+                return None;
             }
         }
     }
 
-    /// Starts a group off: with an empty engine the first time, with everything that ran before otherwise.
+    /// Starts a group off: with an empty engine the first time, with everything that ran before otherwise, unless that
+    /// ran on other weights.
     fn begin(&mut self, group: &Group) -> Result<(), ConfigError> {
-        if self.model.is_none() {
-            self.engine = Engine::new(self.config.engine(&group.spec, group.kv_blocks))?;
+        let same = self.model.as_ref().map(|spec| *spec == group.spec && self.state.borrow().fingerprint == group.fingerprint);
+        if same == Some(false) {
+            warn!(epoch = %group.epoch, "the weights have changed; what ran on the old ones is given back to the routers");
+            self.fail_all(&away("the weights have changed"));
         }
+        if same != Some(true) {
+            self.engine = Engine::new(self.config.engine(&group.spec, group.kv_blocks, group.step_tokens))?;
+        }
+        // Other workers may have less room for what a step computes with.
+        self.engine.bound_steps(self.config.step_tokens(group.step_tokens));
         self.engine.reset(self.now(), group.epoch, group.kv_blocks as usize);
         let cause = if self.model.is_none() { "start" } else { "loss" };
         metrics::counter!(names::GROUPS_FORMED_TOTAL, "cause" => cause).increment(1);
@@ -205,17 +221,20 @@ impl Driver {
             self.fail_all(&Status::internal(format!("{BARREN} groups in a row were lost without a token: {loss}")));
             self.barren = 0;
         }
-        let (ranks, problem) = group.lost(loss);
-        self.state.send_modify(|state| {
-            state.workers.clear();
-            state.last_loss.clone_from(&problem);
-        });
+        self.state.send_modify(|state| state.workers.clear());
         self.alone_since = Some(Instant::now());
         if self.draining_since.is_none() {
             self.health.enter(Phase::Starting);
         }
-        self.group.send_replace(GroupState::Lost { ranks, problem });
+        self.note_loss(group, loss);
         self.keep_house();
+    }
+
+    /// Tells who is to blame, as far as that is known by now.
+    fn note_loss(&mut self, group: &Group, loss: &Loss) {
+        let (ranks, problem) = group.lost(loss);
+        self.state.send_modify(|state| state.last_loss.clone_from(&problem));
+        self.group.send_replace(GroupState::Lost { ranks, problem });
     }
 
     fn obey(&mut self, command: Command) {
@@ -252,7 +271,9 @@ impl Driver {
         request.deadline = patience.map(|patience| now + patience);
         let bound = event_bound(&request, self.engine.config().max_context);
         let admission = self.engine.submit(now, request).map_err(|refusal| status::refusal(&refusal))?;
-        Ok(self.sessions.open(id, admission, bound))
+        let format = weight_format(&self.config.dtype, &self.config.quantization);
+        let weights = Weights { fingerprint: self.state.borrow().fingerprint.clone(), format };
+        Ok(self.sessions.open(id, admission, bound, weights))
     }
 
     /// Everything that follows from what has happened: deadlines, listeners that left, events, the end.
@@ -306,7 +327,7 @@ impl Driver {
             _ => Default::default(),
         };
         let registry_away = self.registry.away_since().map(Into::into);
-        let load = Load {
+        let condition = Condition {
             max_context: self.engine.config().context(),
             kv_blocks: stats.blocks_total,
             kv_blocks_used: stats.blocks_used,
@@ -318,10 +339,10 @@ impl Driver {
         };
         self.health.work_waits(!self.engine.is_idle());
         self.state.send_if_modified(|state| {
-            let now = (load, lost, problem, registry_away);
-            let before = (state.load, take(&mut state.lost), take(&mut state.problem), state.registry_away);
+            let now = (condition, lost, problem, registry_away);
+            let before = (state.condition, take(&mut state.lost), take(&mut state.problem), state.registry_away);
             let changed = before != now;
-            (state.load, state.lost, state.problem, state.registry_away) = now;
+            (state.condition, state.lost, state.problem, state.registry_away) = now;
             changed
         });
         self.metrics.publish(&stats, &self.state.borrow());

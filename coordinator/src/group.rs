@@ -3,12 +3,16 @@
 mod choose;
 mod claim;
 mod codec;
+mod degree;
+mod doubts;
 mod form;
 mod load;
+mod pace;
 mod pulse;
 mod request;
 mod run;
 
+use tessera_proto::internal as wire;
 use tessera_registry::{RegistryError, WorkerRecord};
 use tessera_service::reason;
 use tessera_types::{Epoch, Rank};
@@ -25,6 +29,16 @@ pub(crate) struct Member {
     pub(crate) channel: Channel,
     /// Its progress before the group was formed.
     pub(crate) progress: u64,
+}
+
+impl Member {
+    /// Takes in what its worker says of itself; of one that was named by hand its record tells the address alone.
+    fn is(&mut self, status: wire::GetStatusResponse) {
+        self.progress = status.progress;
+        if !status.device.is_empty() {
+            self.worker.device = status.device;
+        }
+    }
 }
 
 /// What a rank did not do.
@@ -82,6 +96,14 @@ pub enum FormError {
         /// The worker's.
         newest: Epoch,
     },
+    /// A smaller group than asked for did not load the model; a larger may.
+    #[error("a group of {ranks} is too small: {problem}")]
+    TooFew {
+        /// How many they were.
+        ranks: usize,
+        /// What they said.
+        problem: String,
+    },
     /// Ranks loaded different models.
     #[error("ranks disagree on the model's shape: {0}")]
     Shape(String),
@@ -112,12 +134,40 @@ impl FormError {
             // One worker may be at fault; that all of them are is unlikely.
             Self::Load { ranks } => ranks.iter().all(RankError::is_final),
             Self::Shape(_) => true,
-            Self::Workers { .. } | Self::Registry(_) | Self::Address { .. } | Self::Fenced { .. } => false,
+            Self::Workers { .. } | Self::Registry(_) | Self::Address { .. } | Self::Fenced { .. } | Self::TooFew { .. } => false,
+        }
+    }
+
+    /// What tells it from other problems, however often it is met: no epochs, which are new each time.
+    fn kind(&self) -> String {
+        match self {
+            Self::Fenced { .. } => "fenced".into(),
+            Self::Load { ranks } => ranks.iter().map(|rank| format!("{}: {:?}; ", rank.worker, rank.code)).collect(),
+            other => other.to_string(),
         }
     }
 
     /// Whether more ranks would do.
     fn is_want_of_memory(&self) -> bool {
         matches!(self, Self::Load { ranks } if ranks.iter().any(|rank| rank.code == Code::ResourceExhausted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_of_one_kind_whatever_the_epoch_and_of_another_where_another_worker_has_it() {
+        let fenced = |epoch| FormError::Fenced { epoch: Epoch(epoch), newest: Epoch(epoch + 1) };
+        let stale = |worker: &str, epoch: u64| {
+            let (rank, problem, code) = (Rank(0), format!("epoch {epoch} is over"), Code::FailedPrecondition);
+            FormError::Load { ranks: vec![RankError { rank, worker: worker.into(), problem, code }] }
+        };
+        assert_eq!(fenced(1).kind(), fenced(2).kind());
+        assert_eq!(stale("a", 1).kind(), stale("a", 2).kind());
+        let kinds =
+            [fenced(1), stale("a", 1), stale("b", 1), FormError::Workers { free: 0, needed: 1 }].map(|error| error.kind());
+        assert_eq!(kinds.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{kinds:?}");
     }
 }

@@ -20,4 +20,4 @@ mod status;
 pub use config::{Config, ModelSource, Timeouts, Transport};
 pub use group::{FormError, RankError};
 pub use server::{Coordinator, RunError, run};
-pub use state::{GroupState, Load, ReplicaState};
+pub use state::{Condition, GroupState, ReplicaState};

@@ -1,5 +1,5 @@
-//! What the coordinator counts of its engine, and what it lost. Handles are looked up once; gauges bear the replica's name, since several
-//! replicas may share a process.
+//! What the coordinator counts of its engine, and what it lost. Handles are looked up once; gauges bear the replica's
+//! name, since several replicas may share a process.
 
 use metrics::{Counter, Gauge, counter, gauge};
 use tessera_engine::Stats;

@@ -69,5 +69,5 @@ impl Announcer {
 }
 
 fn described(record: &ReplicaRecord, state: &ReplicaState) -> ReplicaRecord {
-    ReplicaRecord { epoch: state.epoch.0, ready: state.load.ready, draining: state.load.draining, ..record.clone() }
+    ReplicaRecord { epoch: state.epoch.0, ready: state.condition.ready, draining: state.condition.draining, ..record.clone() }
 }

@@ -35,13 +35,15 @@ pub(crate) struct Service {
     pub(crate) replica: String,
     pub(crate) model: String,
     pub(crate) dtype: String,
+    pub(crate) quantization: String,
     pub(crate) tp: u16,
 }
 
 impl Service {
     pub(crate) fn new(config: &Config, commands: mpsc::Sender<Command>, state: watch::Receiver<ReplicaState>) -> Self {
-        let (replica, model, dtype) = (config.replica.clone(), config.model.clone(), config.dtype.clone());
-        Self { commands, state, replica, model, dtype, tp: config.tp }
+        let (replica, model) = (config.replica.clone(), config.model.clone());
+        let (dtype, quantization) = (config.dtype.clone(), config.quantization.clone());
+        Self { commands, state, replica, model, dtype, quantization, tp: config.tp }
     }
 
     async fn ask(&self, command: Command) -> Result<(), Status> {
@@ -91,23 +93,24 @@ impl coordinator_server::Coordinator for Service {
 
     async fn get_info(&self, _: Request<wire::GetInfoRequest>) -> Result<Response<wire::GetInfoResponse>, Status> {
         let state = self.state.borrow().clone();
-        let load = state.load;
+        let condition = state.condition;
         let spec = state.spec.as_deref().map(serde_json::to_string).transpose();
         Ok(Response::new(wire::GetInfoResponse {
             model: self.model.clone(),
             epoch: state.epoch.0,
             // Fewer, perhaps, than asked for.
             tp: if state.workers.is_empty() { self.tp.into() } else { state.workers.len() as u32 },
-            max_context: load.max_context as u32,
-            kv_blocks: load.kv_blocks as u32,
-            kv_blocks_used: load.kv_blocks_used as u32,
-            running: load.running as u32,
-            waiting: load.waiting as u32,
-            queued_tokens: load.queued_tokens as u64,
-            ready: load.ready,
+            max_context: condition.max_context as u32,
+            kv_blocks: condition.kv_blocks as u32,
+            kv_blocks_used: condition.kv_blocks_used as u32,
+            running: condition.running as u32,
+            waiting: condition.waiting as u32,
+            queued_tokens: condition.queued_tokens as u64,
+            ready: condition.ready,
             dtype: self.dtype.clone(),
+            quantization: self.quantization.clone(),
             model_spec: spec.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default(),
-            draining: load.draining,
+            draining: condition.draining,
             workers: state.workers,
             groups: state.groups,
             last_loss: state.last_loss,

@@ -16,6 +16,13 @@ pub(crate) type Message = Result<wire::GenerateEvent, Status>;
 /// How often a listener is told that its request goes on; later it just does.
 const RESUMPTIONS: u32 = 16;
 
+/// What the weights are known by that tokens come from.
+pub(crate) struct Weights {
+    pub(crate) fingerprint: String,
+    /// As `tessera_proto::weight_format` names it.
+    pub(crate) format: String,
+}
+
 /// A request that somebody listens to.
 struct Session {
     id: String,
@@ -52,15 +59,16 @@ impl Sessions {
         self.open.is_empty()
     }
 
-    /// Opens a session for a request that was admitted; its first message says so.
-    pub(crate) fn open(&mut self, id: String, admission: Admission, bound: usize) -> mpsc::Receiver<Message> {
+    /// Opens a session for a request that was admitted; its first message says so, and with which weights.
+    pub(crate) fn open(&mut self, id: String, admission: Admission, bound: usize, weights: Weights) -> mpsc::Receiver<Message> {
         let (sender, receiver) = mpsc::channel(bound);
         for (&sequence, index) in admission.sequences.iter().zip(0..) {
             self.by_sequence.insert(sequence, (admission.request, index));
         }
         self.by_id.insert(id.clone(), admission.request);
         self.open.insert(admission.request, Session { id, sender, sequences: admission.sequences, resumptions: RESUMPTIONS });
-        let accepted = wire::Accepted { queue_position: admission.queue_position as u32 };
+        let queue_position = admission.queue_position as u32;
+        let accepted = wire::Accepted { queue_position, model_fingerprint: weights.fingerprint, weight_format: weights.format };
         self.send(admission.request, Ok(WireEvent::Accepted(accepted)));
         receiver
     }

@@ -7,7 +7,7 @@ use tessera_types::{Epoch, ModelSpec, Rank};
 /// Where the group is in its life; for progress bars and for waiting until a replica is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupState {
-    /// There are not enough free workers.
+    /// There are not enough free workers, and nothing was lost: the coordinator stands by.
     Waiting {
         /// Those there are.
         free: usize,
@@ -52,7 +52,7 @@ pub struct ReplicaState {
     pub groups: u64,
     /// Why the group before this one ended.
     pub last_loss: String,
-    /// Ranks that the last group lost, until workers are claimed for the next or known to be wanting.
+    /// Ranks that the last group lost, until workers are claimed for the next.
     pub lost: Vec<Rank>,
     /// Why there is no group; empty while there is one, and while this replica stands by for workers.
     pub problem: String,
@@ -63,12 +63,12 @@ pub struct ReplicaState {
     /// What its weights are known by, wherever they lie; empty before there was any group.
     pub fingerprint: String,
     /// What may change with every step.
-    pub load: Load,
+    pub condition: Condition,
 }
 
-/// A replica's load and limits.
+/// How a replica is: its load, its limits, and whether it takes requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct Condition {
     /// Tokens a sequence may have.
     pub max_context: usize,
     /// Blocks of the cache.

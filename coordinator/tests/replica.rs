@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod fake;
+mod losses;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
 
@@ -36,7 +37,7 @@ async fn streams_complete_with_every_token_and_their_timings() {
         assert_eq!(heard.finished.unwrap().reason(), wire::finished::Reason::Length);
         assert!(heard.timings.unwrap().decode_us > 0);
     }
-    replica.until(|state| state.load.kv_blocks_used == 0 && state.load.running == 0).await;
+    replica.until(|state| state.condition.kv_blocks_used == 0 && state.condition.running == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,6 +53,24 @@ async fn info_tells_limits_and_the_least_ranks_blocks() {
     assert_eq!(members.replicas["replica"].model, "model");
 }
 
+/// Tokens of the largest step of a replica whose ranks advise so many, for a prompt of 400.
+async fn largest_step(asked: Option<usize>, advice: [u32; 2]) -> u32 {
+    let config = tessera_coordinator::Config { step_tokens: asked, ..config(2) };
+    let next = AtomicUsize::new(0);
+    let mut replica = Replica::start(config, 2, |control| control.advice = advice[next.fetch_add(1, SeqCst)]).await;
+    replica.until(|state| state.condition.ready).await;
+    let heard = Heard::all(replica.generate(request("r", 400, 3)).await.unwrap()).await;
+    assert_eq!(heard.tokens, expected(&prompt(400), 5, 3));
+    replica.control(0).largest_step
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_has_as_many_tokens_as_all_ranks_advise_unless_somebody_says_otherwise() {
+    assert_eq!(largest_step(None, [200, 150]).await, 150);
+    assert_eq!(largest_step(None, [200, 0]).await, 400, "512 where a rank does not say");
+    assert_eq!(largest_step(Some(60), [200, 150]).await, 60);
+}
+
 /// A request of 40 tokens through a fault in step 12 of one worker, with a spare worker at hand.
 async fn survives(worker: usize, fault: Fault) -> Replica {
     let mut config = config(2);
@@ -59,14 +78,14 @@ async fn survives(worker: usize, fault: Fault) -> Replica {
         config.timeouts.stall = Duration::from_secs(1);
     }
     let mut replica = Replica::ready(config, 3).await;
-    let first = replica.until(|state| state.load.ready).await.epoch;
+    let first = replica.until(|state| state.condition.ready).await.epoch;
     replica.control(worker).fault = Some((12, fault));
     let one = tokio::spawn(Heard::all(replica.generate(request("one", 10, 40)).await.unwrap()));
     let two = tokio::spawn(Heard::all(replica.generate(request("two", 50, 40)).await.unwrap()));
     let (one, two) = (one.await.unwrap(), two.await.unwrap());
     assert_eq!(one.tokens, expected(&prompt(10), 5, 40), "{:?}", one.error);
     assert_eq!(two.tokens, expected(&prompt(50), 5, 40), "{:?}", two.error);
-    let now = replica.until(|state| state.load.ready).await;
+    let now = replica.until(|state| state.condition.ready).await;
     assert!(now.epoch > first, "a new group has a new epoch");
     replica
 }
@@ -99,9 +118,9 @@ async fn an_answer_to_no_plan_replays_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_worker_is_replaced_even_while_nothing_runs() {
     let mut replica = Replica::ready(config(2), 3).await;
-    let first = replica.until(|state| state.load.ready).await.epoch;
+    let first = replica.until(|state| state.condition.ready).await.epoch;
     replica.kill(1);
-    replica.until(|state| state.load.ready && state.epoch > first).await;
+    replica.until(|state| state.condition.ready && state.epoch > first).await;
     assert_eq!([0, 1, 2].map(|n| replica.control(n).loads.len()), [2, 1, 1]);
     let heard = Heard::all(replica.generate(request("one", 4, 9)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(4), 5, 9));
@@ -123,7 +142,7 @@ async fn a_loss_without_a_spare_waits_for_workers_and_then_sends_routers_elsewhe
     let refusal = replica.generate(request("two", 10, 4)).await.unwrap_err();
     assert!(refusal.code() == Code::Unavailable && retry_delay(&refusal).is_some());
     replica.control(1).refuse_load = None;
-    replica.until(|state| state.load.ready).await;
+    replica.until(|state| state.condition.ready).await;
     let heard = Heard::all(replica.generate(request("three", 10, 4)).await.unwrap()).await;
     assert_eq!(heard.tokens.len(), 4);
 }
@@ -137,9 +156,9 @@ async fn a_client_that_leaves_frees_its_blocks_and_its_place_on_the_ranks() {
     while heard.tokens.is_empty() {
         assert!(heard.next(&mut stream).await);
     }
-    assert!(replica.state.borrow().load.kv_blocks_used >= 7);
+    assert!(replica.state.borrow().condition.kv_blocks_used >= 7);
     drop(stream);
-    replica.until(|state| state.load.kv_blocks_used == 0 && state.load.running == 0).await;
+    replica.until(|state| state.condition.kv_blocks_used == 0 && state.condition.running == 0).await;
     Heard::all(replica.generate(request("two", 4, 4)).await.unwrap()).await;
     assert_eq!(replica.control(1).held, 1, "only the second is known to the ranks");
 }
@@ -150,7 +169,7 @@ async fn a_slow_reader_holds_up_nobody() {
     let slow = replica.generate(request("slow", 10, 400)).await.unwrap();
     let heard = Heard::all(replica.generate(request("fast", 10, 100)).await.unwrap()).await;
     assert_eq!(heard.tokens.len(), 100);
-    replica.until(|state| state.load.running == 0).await;
+    replica.until(|state| state.condition.running == 0).await;
     assert_eq!(Heard::all(slow).await.tokens, expected(&prompt(10), 5, 400));
 }
 
@@ -195,7 +214,7 @@ async fn a_full_queue_refuses_with_a_retry_time() {
     let mut replica = Replica::ready(config, 1).await;
     replica.control(0).step_time = Duration::from_millis(20);
     let _running = replica.generate(request("one", 10, 100)).await.unwrap();
-    replica.until(|state| state.load.running == 1).await;
+    replica.until(|state| state.condition.running == 1).await;
     let _waiting = replica.generate(request("two", 10, 100)).await.unwrap();
     let refusal = replica.generate(request("three", 10, 100)).await.unwrap_err();
     assert_eq!(refusal.code(), Code::ResourceExhausted);
@@ -261,7 +280,7 @@ async fn a_claim_older_than_what_a_worker_obeys_drives_nothing() {
     assert!(replica.control(0).loads.is_empty() && replica.control(1).loads.is_empty());
     replica.control(0).seen = 0;
     replica.control(1).seen = 0;
-    replica.until(|state| state.load.ready).await;
+    replica.until(|state| state.condition.ready).await;
     let heard = Heard::all(replica.generate(request("one", 4, 9)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(4), 5, 9));
 }
@@ -269,7 +288,7 @@ async fn a_claim_older_than_what_a_worker_obeys_drives_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_on_gpus_meet_by_nccl_under_an_id_of_their_epoch() {
     let mut replica = Replica::start_on("cuda", config(2), 2, |_| {}).await;
-    let epoch = replica.until(|state| state.load.ready).await.epoch;
+    let epoch = replica.until(|state| state.condition.ready).await.epoch;
     for worker in 0..2 {
         let met = replica.control(worker).collective.clone().unwrap();
         assert_eq!((met.transport(), met.addresses.len()), (Transport::Nccl, 0));
@@ -283,7 +302,7 @@ async fn a_rank_that_is_alone_and_ranks_on_cpus_need_no_nccl() {
     let unable = |control: &mut Control| control.refuse_id = Some(Status::failed_precondition("no NCCL here"));
     for (device, tp) in [("cuda", 1), ("cpu", 2), ("sim:h100", 2)] {
         let mut replica = Replica::start_on(device, config(tp), usize::from(tp), unable).await;
-        replica.until(|state| state.load.ready).await;
+        replica.until(|state| state.condition.ready).await;
         let met = replica.control(0).collective.clone().unwrap();
         assert_eq!((met.transport(), met.nccl_id.len()), (Transport::Shm, 0), "{device}");
     }
@@ -296,7 +315,7 @@ async fn a_worker_that_cannot_make_an_id_is_not_rank_0_while_others_can() {
         control.refuse_id = first.swap(false, SeqCst).then(|| Status::failed_precondition("no NCCL here"));
     })
     .await;
-    replica.until(|state| state.load.ready).await;
+    replica.until(|state| state.condition.ready).await;
     assert_eq!([0, 1, 2].map(|n| replica.control(n).loads.len()), [0, 1, 1]);
 }
 
@@ -307,7 +326,7 @@ async fn a_group_that_nobody_can_make_an_id_for_is_tried_again_and_the_reason_is
     let told = |group: &GroupState| matches!(group, GroupState::Lost { problem, .. } if problem.contains("no NCCL here"));
     timeout(BOUND, replica.group.wait_for(told)).await.expect("in time").unwrap();
     (0..2).for_each(|n| replica.control(n).refuse_id = None);
-    replica.until(|state| state.load.ready).await;
+    replica.until(|state| state.condition.ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -326,7 +345,7 @@ async fn a_stop_lets_what_runs_end_and_leaves_no_trace() {
     replica.control(0).step_time = Duration::from_millis(5);
     let stream = replica.generate(request("one", 10, 60)).await.unwrap();
     replica.stop.cancel();
-    replica.until(|state| state.load.draining && !state.load.ready).await;
+    replica.until(|state| state.condition.draining && !state.condition.ready).await;
     let refusal = replica.generate(request("two", 10, 4)).await.unwrap_err();
     assert_eq!(refusal.code(), Code::Unavailable);
     assert_eq!(Heard::all(stream).await.tokens, expected(&prompt(10), 5, 60));

@@ -2,10 +2,10 @@
 
 use tessera_types::Fnv1a;
 
-use crate::internal::{LoadRequest, model_source::Source};
+use crate::internal::{GetInfoResponse, LoadRequest, model_source::Source};
 
 impl LoadRequest {
-    /// Names the weights that this request loads: model, dtype, degree and rank. Coordinators rather claim a worker that
+    /// Names the weights that this request loads: model, format, degree, rank, and how images are shared. Coordinators rather claim a worker that
     /// holds what they need for a rank.
     pub fn fingerprint(&self) -> String {
         let model = match self.model.as_ref().and_then(|model| model.source.as_ref()) {
@@ -13,8 +13,21 @@ impl LoadRequest {
             Some(Source::Dummy(dummy)) => format!("dummy {:016x} seed {}", Fnv1a::of(dummy.model_spec.as_bytes()), dummy.seed),
             None => String::new(),
         };
-        format!("{model} {} tp {} rank {}", self.dtype, self.tp, self.rank)
+        let format = weight_format(&self.dtype, &self.quantization);
+        format!("{model} {format} tp {} rank {} vision {}", self.tp, self.rank, self.vision_parallel)
     }
+}
+
+impl GetInfoResponse {
+    /// Names what the replica's weights are kept in: `bf16`, `bf16+fp8`.
+    pub fn weight_format(&self) -> String {
+        weight_format(&self.dtype, &self.quantization)
+    }
+}
+
+/// What weights are kept in, in a word.
+pub fn weight_format(dtype: &str, quantization: &str) -> String {
+    if quantization.is_empty() { dtype.to_owned() } else { format!("{dtype}+{quantization}") }
 }
 
 #[cfg(test)]
@@ -39,6 +52,8 @@ mod tests {
             request(Source::Folder("/models/a".into()), 4, 1),
             request(dummy("{1}"), 2, 1),
             request(dummy("{2}"), 2, 1),
+            LoadRequest { vision_parallel: "image".into(), ..request(dummy("{2}"), 2, 1) },
+            LoadRequest { quantization: "fp8".into(), ..request(dummy("{2}"), 2, 1) },
         ];
         let distinct: std::collections::HashSet<_> = names.iter().map(LoadRequest::fingerprint).collect();
         assert_eq!(distinct.len(), names.len());
@@ -52,8 +67,9 @@ mod tests {
             dtype: "bf16".into(),
             tp: 2,
             rank: 1,
+            vision_parallel: "auto".into(),
             ..Default::default()
         };
-        assert_eq!(request.fingerprint(), "dummy c669d619832f5d24 seed 1 bf16 tp 2 rank 1");
+        assert_eq!(request.fingerprint(), "dummy c669d619832f5d24 seed 1 bf16 tp 2 rank 1 vision auto");
     }
 }

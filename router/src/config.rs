@@ -30,7 +30,7 @@ pub struct RouterConfig {
     pub max_connections: usize,
     /// Requests in flight.
     pub max_requests: usize,
-    /// Bytes of bodies and pixels that requests in flight hold between them.
+    /// Bytes of bodies and pixels that requests in flight hold between them; more are refused.
     pub max_held_bytes: usize,
     /// Bytes that decoding images takes at once, as their headers tell it; those over that wait.
     pub max_decoding_bytes: usize,
@@ -87,13 +87,20 @@ impl RouterConfig {
             limits: Limits::default(),
             max_connections: 8192,
             max_requests: 4096,
-            max_held_bytes: 4 << 30,
-            max_decoding_bytes: 2 << 30,
+            max_held_bytes: 1 << 30,
+            max_decoding_bytes: 1 << 30,
             image_workers: std::thread::available_parallelism().map_or(1, usize::from),
             fetch: FetchPolicy::default(),
             api_keys: ApiKeys::default(),
             patience: Patience::default(),
             drain: Duration::from_secs(4),
         }
+    }
+
+    /// Divides so many bytes between what requests hold and what decoding takes, in equal shares: a large picture takes
+    /// many times as much while it is decoded as it holds before and after.
+    pub fn with_image_memory(self, bytes: u64) -> Self {
+        let half = usize::try_from(bytes / 2).unwrap_or(usize::MAX);
+        Self { max_held_bytes: half, max_decoding_bytes: half, ..self }
     }
 }

@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
@@ -143,19 +143,31 @@ async fn model(State(router): State<Arc<Router>>, Path(name): Path<String>) -> R
     Ok(Json(model_card(&router)))
 }
 
-async fn health(State(router): State<Arc<Router>>) -> Response {
-    match router.problem() {
-        // It serves, and an operator may want to know of replicas that do not.
-        None => Json(json!({ "status": "ready", "problems": router.replicas().problems() })).into_response(),
-        Some(reason) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response()
-        }
+/// Anyone may know whether it serves. Which replicas do not and why, for an operator whether it serves or not, names
+/// addresses, and is told to those alone who may send requests.
+async fn health(State(router): State<Arc<Router>>, headers: HeaderMap) -> Response {
+    let problem = router.problem();
+    let (status, word) = match &problem {
+        None => (StatusCode::OK, "ready"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    let (ready, known) = router.replicas().count();
+    let mut told = json!({ "status": word, "replicas": { "ready": ready, "known": known } });
+    if let Some(problem) = problem {
+        told["reason"] = problem.into();
     }
+    if check_key(&router, &headers).is_ok() {
+        told["problems"] = router.replicas().problems().into();
+    }
+    (status, Json(told)).into_response()
+}
+
+fn check_key(router: &Router, headers: &HeaderMap) -> Result<(), RequestError> {
+    router.keys().check(headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes))
 }
 
 async fn keys(State(router): State<Arc<Router>>, request: Request, next: middleware::Next) -> Result<Response, RequestError> {
-    let key = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    router.keys().check(key)?;
+    check_key(&router, request.headers())?;
     Ok(next.run(request).await)
 }
 

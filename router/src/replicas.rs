@@ -5,8 +5,9 @@ mod poll;
 mod prefixes;
 mod replica;
 mod watch;
+mod weights;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use tessera_proto::internal::GetInfoResponse;
@@ -24,6 +25,7 @@ use crate::model::Model;
 pub(crate) use self::{
     replica::{Load, Replica},
     watch::follow,
+    weights::weights,
 };
 
 /// Replicas whose problems are told at most.
@@ -44,11 +46,6 @@ impl Wanted<'_> {
         let has_them = |weights| replica.weights().as_deref() == Some(weights);
         replica.is_ready() && replica.context() >= self.context && self.weights.is_none_or(has_them)
     }
-}
-
-/// What a replica's weights are known by; one that does not say is taken at its word.
-fn weights(info: &GetInfoResponse) -> Option<Arc<str>> {
-    (!info.model_fingerprint.is_empty()).then(|| format!("{} in {}", info.model_fingerprint, info.dtype).into())
 }
 
 /// Every replica known.
@@ -135,9 +132,13 @@ impl Replicas {
     /// Takes in what a replica says of itself, or why it says nothing.
     fn note(&self, replica: &Replica, told: Result<GetInfoResponse, String>) {
         let told = told.map_err(|reason| format!("does not answer: {reason}"));
+        // Before it is compared with others: it may be the one that they are compared with. One that does not answer has
+        // what it had.
+        if let Ok(info) = &told {
+            let weights = weights(&info.model_fingerprint, &info.weight_format()).filter(|_| self.model.unlike(info).is_none());
+            replica.holds(weights, Duration::from_millis(info.group_age_ms));
+        }
         let told = told.and_then(|info| self.model.unlike(&info).map_or(Ok(info), Err));
-        // Before it is compared with others: it may be the one that they are compared with.
-        replica.holds(told.as_ref().ok().and_then(weights));
         let told = match self.has_other_weights(replica) {
             Some(problem) => told.and(Err(problem)),
             None => told,
@@ -148,13 +149,14 @@ impl Replicas {
         }
     }
 
-    /// All have the weights of the one that came first, or nothing is sent to them: nobody could tell which are meant, and
-    /// no stream must go on with others. One that drains makes way for those that come in its place.
+    /// All have the weights of the one that has had its own longest, or nothing is sent to them: nobody could tell which are
+    /// meant, and no stream must go on with others. One that drains makes way for those that come in its place.
     fn has_other_weights(&self, replica: &Replica) -> Option<String> {
         let own = replica.weights()?;
-        let known = self.known.read();
-        let mut staying = known.iter().filter(|other| !other.is_draining());
-        let (first, weights) = staying.find_map(|other| Some((other, other.weights()?)))?;
+        let (known, now) = (self.known.read(), std::time::Instant::now());
+        let staying = known.iter().filter(|other| !other.is_draining());
+        let held = staying.filter_map(|other| other.weights_held(now).map(|(since, weights)| (other, since, weights)));
+        let (first, _, weights) = held.min_by_key(|(_, since, _)| *since)?;
         (weights != own).then(|| format!("has other weights than {}: {own}, not {weights}", first.id()))
     }
 

@@ -203,15 +203,12 @@ impl Router {
         self.since
     }
 
-    /// Why it does not serve at the moment, if it does not.
+    /// Why it does not serve at the moment, if it does not, in words that anyone may read.
     pub(crate) fn problem(&self) -> Option<String> {
         let (ready, known) = self.replicas.count();
         match self.health.problem()? {
             "starting" if known == 0 => Some("no replica is known".into()),
-            "starting" => {
-                let count = format!("{ready} of {known} replicas are ready");
-                Some([vec![count], self.replicas.problems()].concat().join("; "))
-            }
+            "starting" => Some(format!("{ready} of {known} replicas are ready")),
             other => Some(other.into()),
         }
     }

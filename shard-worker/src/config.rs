@@ -67,11 +67,11 @@ impl DeviceConfig {
         Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs })
     }
 
-    /// The name others know it by: `cpu`, `cuda:0`, `sim:h100`.
+    /// The name others know it by: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`, `sim:h100`.
     pub fn name(&self) -> String {
         match self {
             Self::Cpu { .. } => "cpu".into(),
-            Self::Cuda { gpu, .. } => format!("cuda:{}", gpu.ordinal),
+            Self::Cuda { gpu, .. } => format!("cuda:{} ({})", gpu.ordinal, gpu.name),
             Self::Sim { accelerator, .. } => format!("sim:{accelerator}"),
         }
     }

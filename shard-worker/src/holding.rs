@@ -1,24 +1,26 @@
 //! What a rank holds: the weights on its device, kept from group to group as long as they fit.
 
 use std::sync::{Arc, atomic::AtomicU64};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
-    Device, DeviceError, Dtype,
+    Device, DeviceError, WeightFormat,
     cpu::{CpuConfig, CpuDevice},
     cuda::{CudaConfig, CudaDevice},
     sim::SimConfig,
 };
-use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_parameters};
+use tessera_model::{CacheConfig, Fingerprint, Model, ModelError, SimModel, SimSetup, shard_bytes};
 use tessera_proto::internal::Loaded;
 use tessera_types::{ModelSpec, Rank, ShardPlan, StepOutput, StepPlan};
+use tracing::info;
 
 use crate::{
     DeviceConfig,
+    advice::step_tokens,
     error::LoadError,
     guard::guarded,
-    request::{LoadRequest, ModelId, element_bytes},
+    request::{LoadRequest, ModelId},
 };
 
 /// Weights on the device, with their cache.
@@ -27,7 +29,7 @@ pub(crate) struct Holding {
     id: ModelId,
     /// As the files were when they were read; `None` where nothing was.
     weights: Option<Fingerprint>,
-    dtype: Dtype,
+    format: WeightFormat,
     blocks: u32,
     fingerprint: String,
 }
@@ -77,14 +79,15 @@ impl Holding {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let loaded = match device {
+            DeviceConfig::Cpu { .. } if request.format.quantization.is_some() => return Err(LoadError::Quantization),
             DeviceConfig::Cpu { threads, kv_memory } => {
-                let config = CpuConfig { threads: *threads, dtype: request.dtype };
+                let config = CpuConfig { threads: *threads, dtype: request.format.dtype };
                 Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
             }
             DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs } => {
                 let config = CudaConfig { ordinal: gpu.ordinal, kernels: kernels.clone(), workspace: None, records: *graphs };
                 let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
-                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.dtype), progress)
+                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.format), progress)
             }
             DeviceConfig::Sim { accelerator, kv_memory } => Self::load_sim(held, request, abort, *accelerator, *kv_memory),
         };
@@ -94,7 +97,8 @@ impl Holding {
             Some(Forward::Sim(model)) => model.count_progress(counter.clone()),
             None => {}
         }
-        loaded
+        let step_tokens = held.as_ref().map_or(0, |held| step_tokens(device, held.spec(), held.plan()));
+        loaded.map(|loaded| Loaded { step_tokens, ..loaded })
     }
 
     /// What is wrong with the request itself is found before any rank waits for another; the group is joined before the
@@ -110,8 +114,8 @@ impl Holding {
     ) -> Result<Loaded, LoadError> {
         let source = request.model.open()?;
         let spec = source.spec();
-        let plan = ShardPlan::new(spec, request.group.size, request.group.rank)?;
-        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.dtype)))?;
+        let plan = request.plan(spec)?;
+        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.format)))?;
         let weights = Some(source.fingerprint());
         if let Some(model) = Self::fitting(held, request, weights, &plan, blocks).and_then(D::model) {
             model.join(join_with(&request.group, abort)?)?;
@@ -120,12 +124,15 @@ impl Holding {
             *held = None;
             let device = device().map_err(ModelError::from)?;
             let collective = join_with(&request.group, abort.clone())?;
-            let cache = CacheConfig { blocks: blocks as usize, dtype: request.dtype };
+            let cache = CacheConfig { blocks: blocks as usize, dtype: request.format.dtype };
+            let (began, mut bytes) = (Instant::now(), 0);
             let mut progress = |done, total| {
+                bytes = done;
                 progress(done, total);
                 if abort.is_aborted() { Err(CollectiveError::Aborted.into()) } else { Ok(()) }
             };
             let model = Model::load(&source, plan, device, collective, cache, &mut progress)?;
+            tell_pace(bytes, source.bytes_read(), began.elapsed());
             *held = Some(Self::new(D::forward(model), request, weights, blocks));
         }
         loaded(held, spec, blocks, source.bytes_read())
@@ -140,14 +147,14 @@ impl Holding {
         kv_memory: Option<u64>,
     ) -> Result<Loaded, LoadError> {
         let spec = request.model.shape()?;
-        let plan = ShardPlan::new(&spec, request.group.size, request.group.rank)?;
+        let plan = request.plan(&spec)?;
         let kv_memory =
-            kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.dtype)));
+            kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.format)));
         let blocks = request.blocks(&spec, &plan, kv_memory)?;
         match Self::fitting(held, request, None, &plan, blocks) {
             Some(Forward::Sim(model)) => model.join(abort),
             _ => {
-                let setup = SimSetup { device: accelerator, dtype: request.dtype, blocks: blocks as usize };
+                let setup = SimSetup { device: accelerator, format: request.format, blocks: blocks as usize };
                 let model = SimModel::new(spec.clone(), plan, setup, abort);
                 *held = Some(Self::new(Forward::Sim(Box::new(model)), request, None, blocks));
             }
@@ -156,8 +163,8 @@ impl Holding {
     }
 
     fn new(forward: Forward, request: &LoadRequest, weights: Option<Fingerprint>, blocks: u32) -> Self {
-        let (id, dtype, fingerprint) = (request.model.clone(), request.dtype, request.fingerprint.clone());
-        Self { forward, id, weights, dtype, blocks, fingerprint }
+        let (id, format, fingerprint) = (request.model.clone(), request.format, request.fingerprint.clone());
+        Self { forward, id, weights, format, blocks, fingerprint }
     }
 
     /// What is held, if it is what a request asks for.
@@ -175,7 +182,7 @@ impl Holding {
     fn fits(&self, request: &LoadRequest, weights: Option<Fingerprint>, plan: &ShardPlan, blocks: u32) -> bool {
         self.id == request.model
             && self.weights == weights
-            && self.dtype == request.dtype
+            && self.format == request.format
             && self.plan() == plan
             && self.blocks == blocks
     }
@@ -248,13 +255,13 @@ impl Holding {
         self.plan().rank
     }
 
-    /// Model, dtype, degree and rank.
+    /// Model, format, degree, rank, and how images are shared.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
     pub(crate) fn weight_bytes(&self) -> u64 {
-        weight_bytes(self.spec(), self.plan(), self.dtype)
+        weight_bytes(self.spec(), self.plan(), self.format)
     }
 }
 
@@ -262,13 +269,22 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, Mode
     guarded(work).unwrap_or_else(|panic| Err(DeviceError::Thread(panic).into()))
 }
 
-fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> u64 {
-    (shard_parameters(spec, plan) * element_bytes(dtype)) as u64
+/// Bytes of the weights that a rank holds.
+pub(crate) fn weight_bytes(spec: &ModelSpec, plan: &ShardPlan, format: WeightFormat) -> u64 {
+    shard_bytes(spec, plan, format) as u64
+}
+
+/// Logs how fast weights came onto the device, whether they were read or made up.
+fn tell_pace(bytes: u64, bytes_read: u64, took: Duration) {
+    let (gigabytes, seconds) = (bytes as f64 / 1e9, took.as_secs_f64());
+    let how = if bytes_read > 0 { "read" } else { "made up" };
+    info!(bytes, seconds, "weights were {how}: {gigabytes:.2} GB in {seconds:.2} s, {:.2} GB/s", gigabytes / seconds);
 }
 
 fn loaded(held: &Option<Holding>, spec: &ModelSpec, kv_blocks: u32, bytes_read: u64) -> Result<Loaded, LoadError> {
     let weight_bytes = held.as_ref().map_or(0, Holding::weight_bytes);
     let weights = held.as_ref().and_then(|held| held.weights);
     let model_fingerprint = weights.map(|weights| weights.to_string()).unwrap_or_default();
-    Ok(Loaded { kv_blocks, model_spec: serde_json::to_string(spec)?, weight_bytes, bytes_read, model_fingerprint })
+    let model_spec = serde_json::to_string(spec)?;
+    Ok(Loaded { kv_blocks, model_spec, weight_bytes, bytes_read, model_fingerprint, ..Loaded::default() })
 }

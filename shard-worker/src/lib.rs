@@ -4,22 +4,28 @@
 //! waits for arithmetic. Which group the worker obeys is kept between them, so that a newer epoch, a release or a
 //! broken stream ends what the thread waits for.
 
+mod advice;
 mod announce;
 mod config;
 mod error;
 mod fence;
 mod guard;
 mod holding;
+mod ids;
 mod rank;
 mod request;
+mod roofline;
 mod run;
 mod server;
 mod service;
 mod work;
 
 pub use config::{Config, DeviceConfig};
+pub use roofline::{Floor, Floors, StepKind};
 pub use server::{RunError, ShardWorker};
 /// The name of this host for [`Config::host`]: equal where processes share memory.
 pub use tessera_collective::host;
-/// A simulated accelerator for [`DeviceConfig::Sim`], and why a text names none.
-pub use tessera_device::sim::{SimConfig, SimConfigError};
+/// A simulated accelerator for [`DeviceConfig::Sim`], why a text names none, and what bounds a [`Floor`].
+pub use tessera_device::sim::{Accelerator, Bound, Figures, SimConfig, SimConfigError, StepTime};
+/// What weights and the cache are kept in, for [`Floors::new`].
+pub use tessera_device::{Dtype, Quantization, WeightFormat};

@@ -1,9 +1,14 @@
 //! The thread that owns the device, the model and the collective.
 
-use std::{collections::VecDeque, sync::Arc, thread, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use metrics::Gauge;
-use tessera_collective::{AbortHandle, CollectiveError};
+use tessera_collective::{AbortHandle, CollectiveError, LastResort};
 use tessera_device::DeviceError;
 use tessera_model::ModelError;
 use tessera_proto::internal::{self as wire, load_event::Event, step_failure::Kind};
@@ -19,6 +24,8 @@ use crate::{DeviceConfig, error::LoadError, fence::Fence, guard::guarded, holdin
 const COMMANDS: usize = 8;
 /// Steps that may be begun and not ended: the one that the device works on, and the one behind it.
 const OPEN_STEPS: usize = 2;
+/// What an answer may take to leave a process that ends.
+const TELLING: Duration = Duration::from_millis(200);
 
 /// What the thread is told.
 pub(crate) enum Command {
@@ -60,8 +67,17 @@ pub(crate) fn start(
             let _ = commands.try_send(Command::Leave);
         }
     });
-    let mut owner =
-        Owner { weights, device, fence, work, inventory, group: AbortHandle::new(), held: None, open: VecDeque::new() };
+    let mut owner = Owner {
+        weights,
+        device,
+        fence,
+        work,
+        inventory,
+        group: AbortHandle::new(),
+        held: None,
+        open: VecDeque::new(),
+        broken: None,
+    };
     thread::Builder::new().name("rank".into()).spawn(move || {
         while let Some(command) = owner.next(&mut commands) {
             owner.leave_what_ended();
@@ -92,6 +108,8 @@ struct Owner {
     held: Option<Holding>,
     /// Steps that are open, in the order in which they were begun.
     open: VecDeque<Asked>,
+    /// Why the device is lost to this process.
+    broken: Option<String>,
 }
 
 /// A step, and who waits for it.
@@ -107,6 +125,7 @@ impl Owner {
     /// The next command. Until it comes, open steps are ended; when it comes while one is open, it may be a step to be begun
     /// behind that one.
     fn next(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
+        self.end_if_broken();
         while !self.open.is_empty() {
             let has_room = self.open.len() < OPEN_STEPS;
             if !self.end_step(&mut || has_room && !commands.is_empty()) {
@@ -139,6 +158,9 @@ impl Owner {
             }
             Err(error) => {
                 warn!(%epoch, %error, "not loaded");
+                if let LoadError::Model(error) = &error {
+                    self.note(error);
+                }
                 self.fence.leave(epoch);
                 Err(error.into())
             }
@@ -257,7 +279,23 @@ impl Owner {
             self.held = None;
             self.take_stock();
         }
+        self.note(error);
         wire::StepFailure { kind: kind(error).into(), message: error.to_string() }
+    }
+
+    /// A device that is lost to this process may work in another.
+    fn note(&mut self, error: &ModelError) {
+        if let ModelError::Device(broken @ DeviceError::Broken { .. }) = error {
+            self.broken = Some(broken.to_string());
+        }
+    }
+
+    /// Ends the process where its device is lost, once whoever waits has been told.
+    fn end_if_broken(&self) {
+        if let Some(why) = &self.broken {
+            thread::sleep(TELLING);
+            LastResort::default().follow(why);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     Config,
     announce::{Life, announce},
     fence::Fence,
+    ids::Ids,
     rank::{self, Inventory},
     service::Service,
     work::Work,
@@ -94,7 +95,8 @@ impl ShardWorker {
         // Stopped from outside, asked to leave, or by a server that failed.
         let (draining, leave, ended) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
         let (device, fenced, leaving) = (config.device.name().into(), fence.clone(), draining.clone());
-        let service = Service { id, device, commands, fence: fenced, inventory: seen.clone(), work, left, draining: leaving };
+        let (inventory, ids) = (seen.clone(), Ids::default());
+        let service = Service { id, device, commands, fence: fenced, inventory, ids, work, left, draining: leaving };
         let routes = routes(server(service), &health)?;
         health.enter(Phase::Serving);
         let life = Life { inventory: seen, left: gone, draining: draining.clone(), ended: ended.clone() };

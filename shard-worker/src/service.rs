@@ -6,19 +6,19 @@ use std::{
     time::Duration,
 };
 
+use tessera_collective::Transport;
 use tessera_proto::{
     EPOCH_METADATA,
-    internal::{self as wire, shard_worker_server},
+    internal::{self as wire, load_event::Event, shard_worker_server},
 };
 use tessera_registry::device_kind;
 use tessera_service::trace_context;
 use tessera_types::Epoch;
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
     time::timeout,
 };
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info_span;
@@ -26,8 +26,9 @@ use tracing::info_span;
 use crate::{
     error::LoadError,
     fence::Fence,
+    ids::Ids,
     rank::{Command, Commands, Inventory},
-    request::LoadRequest,
+    request::{LoadRequest, ModelId},
     run::Run,
     work::Work,
 };
@@ -36,8 +37,6 @@ use crate::{
 const ANSWERS: usize = 16;
 /// How long the device thread may take to end what it does for a group that is gone.
 const ROOM: Duration = Duration::from_secs(30);
-/// How long making an id may take.
-const ID: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub(crate) struct Service {
@@ -46,6 +45,7 @@ pub(crate) struct Service {
     pub(crate) commands: Commands,
     pub(crate) fence: Arc<Fence>,
     pub(crate) inventory: watch::Receiver<Inventory>,
+    pub(crate) ids: Ids,
     pub(crate) work: Work,
     /// Told of an epoch whose coordinator is gone.
     pub(crate) left: watch::Sender<Epoch>,
@@ -66,12 +66,21 @@ impl shard_worker_server::ShardWorker for Service {
         let (epoch, rank) = (request.group.epoch, request.group.rank);
         let abort = self.fence.enter(epoch, rank).map_err(|newest| LoadError::Stale { epoch, newest })?;
         let (answers, events) = mpsc::channel(ANSWERS);
+        let id = if let Transport::Nccl { id } = &request.group.transport { Some(*id) } else { None };
+        let ids = self.ids.clone();
         let command = Command::Load { request: Box::new(request), abort, answers, span };
         // Whatever the thread is in the middle of, entering the epoch has ended: there will soon be room.
         let sent = timeout(ROOM, self.commands.send(command)).await;
         sent.map_err(|_| Status::unavailable("the device thread is busy"))?
             .map_err(|_| Status::unavailable("the device thread has ended"))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+        let events = ReceiverStream::new(events).map(move |event| {
+            // Whoever has loaded has met the others.
+            if let (Ok(wire::LoadEvent { event: Some(Event::Loaded(_)) }), Some(id)) = (&event, &id) {
+                ids.met(id);
+            }
+            event
+        });
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn run(&self, request: Request<Streaming<wire::StepPlan>>) -> Result<Response<Self::RunStream>, Status> {
@@ -109,17 +118,21 @@ impl shard_worker_server::ShardWorker for Service {
         &self,
         request: Request<wire::NewCollectiveIdRequest>,
     ) -> Result<Response<wire::NewCollectiveIdResponse>, Status> {
-        let epoch = Epoch(request.into_inner().epoch);
+        let wire::NewCollectiveIdRequest { epoch, model, tp } = request.into_inner();
+        let epoch = Epoch(epoch);
         self.fence.admits(epoch).map_err(|newest| LoadError::Stale { epoch, newest })?;
         if device_kind(&self.device) != "cuda" {
             let problem = format!("this worker computes on `{}`: only ranks on `cuda` meet by NCCL", self.device);
             return Err(Status::failed_precondition(problem));
         }
-        // The library is loaded when it is first asked, from a disk that may be slow.
-        let made = timeout(ID, spawn_blocking(tessera_collective::nccl_id)).await;
-        let made = made.map_err(|_| Status::unavailable(format!("NCCL made no id within {ID:?}")))?;
-        let id = made.map_err(|error| Status::internal(error.to_string()))?.map_err(LoadError::from)?;
-        Ok(Response::new(wire::NewCollectiveIdResponse { id: id.to_vec().into() }))
+        let model = model.map(ModelId::try_from).transpose()?;
+        let make = move || {
+            if let Some(model) = model {
+                model.check(tp as usize)?;
+            }
+            Ok(tessera_collective::nccl_id()?)
+        };
+        Ok(Response::new(wire::NewCollectiveIdResponse { id: self.ids.make(make).await?.to_vec().into() }))
     }
 
     async fn drain(&self, _: Request<wire::DrainWorkerRequest>) -> Result<Response<wire::DrainWorkerResponse>, Status> {

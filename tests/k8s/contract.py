@@ -11,8 +11,8 @@ REGISTRY = "registry registry-user registry-password-file registry-ca registry-c
 PEERS = "tls-ca tls-cert tls-key drain-timeout"
 MODEL = "model load-format served-model-name"
 DOCUMENTED = {
-    "router": f"{REGISTRY} {PEERS} {MODEL} grpc http allow-image-urls api-key-file front-tls-cert front-tls-key",
-    "coordinator": f"{REGISTRY} {PEERS} {MODEL} tp elastic dtype max-context max-sequences step-tokens queue listen advertise id status",
+    "router": f"{REGISTRY} {PEERS} {MODEL} grpc http max-connections image-memory allow-image-urls api-key-file front-tls-cert front-tls-key",
+    "coordinator": f"{REGISTRY} {PEERS} {MODEL} tp elastic dtype vision-parallel max-context max-sequences step-tokens queue listen advertise id status",
     "shard-worker": f"{REGISTRY} {PEERS} device threads kv-memory listen advertise id status",
 }
 

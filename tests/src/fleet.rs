@@ -132,7 +132,7 @@ impl Fleet {
         let host = self.network.as_ref().filter(|network| network.hosts().iter().any(|host| host == name));
         let (on, address, port) = match host {
             Some(network) => (network.on(name)?, network.address(name)?, WORKER_PORT),
-            None => (self.plan.sees(), here(self.network.as_ref()).to_owned(), worker_port()?),
+            None => (self.plan.sees(name), here(self.network.as_ref()).to_owned(), worker_port()?),
         };
         let (listen, mut registry) = (format!("{address}:{port}"), self.etcd.url());
         let mut advertise = listen.clone();
@@ -212,9 +212,14 @@ impl Fleet {
         self.process(name)?.signal("TERM")
     }
 
+    /// Waits until a process has ended by itself, and tells its exit code.
+    pub async fn end(&mut self, name: &str) -> Result<Option<i32>> {
+        self.process(name)?.end(SOON).await
+    }
+
     /// Waits until a process has ended by itself, and well.
     pub async fn ended(&mut self, name: &str) -> Result<()> {
-        let code = self.process(name)?.end(SOON).await?;
+        let code = self.end(name).await?;
         ensure!(code == Some(0), "{name} ended with {code:?}");
         Ok(())
     }

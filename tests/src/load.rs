@@ -43,7 +43,8 @@ struct Shared {
     stop: AtomicBool,
     lives: Vec<Lives>,
     report: Mutex<Report>,
-    answered: AtomicU64,
+    /// By client.
+    answered: Vec<AtomicU64>,
 }
 
 /// What clients saw.
@@ -79,7 +80,7 @@ impl Load {
             stop: AtomicBool::new(false),
             lives: (0..streams).map(|_| Lives::default()).collect(),
             report: Mutex::new(Report::default()),
-            answered: AtomicU64::new(0),
+            answered: (0..streams).map(|_| AtomicU64::new(0)).collect(),
         });
         let clients = (0..streams).map(|client| shared.clone().run(client)).collect();
         Self { shared, clients }
@@ -114,7 +115,26 @@ impl Load {
 
     /// Requests answered so far.
     pub fn answered(&self) -> u64 {
-        self.shared.answered.load(Ordering::SeqCst)
+        self.shared.answered.iter().map(|count| count.load(Ordering::SeqCst)).sum()
+    }
+
+    /// Waits until every client has been answered something that it asked after now.
+    ///
+    /// # Errors
+    /// Who has not.
+    pub async fn answers(&self) -> Result<()> {
+        let answered = || self.shared.answered.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
+        let (before, until) = (answered(), Instant::now() + SOON);
+        loop {
+            // Each had one request open: with two answered, the second was asked meanwhile.
+            let stuck: Vec<_> =
+                before.iter().zip(answered()).enumerate().filter(|(_, (before, now))| *now < **before + 2).collect();
+            if stuck.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "clients that get no answer: {stuck:?}; {:?}", self.shared.report.lock());
+            sleep(PAUSE).await;
+        }
     }
 
     /// What clients have seen up to now, in words.
@@ -160,7 +180,7 @@ impl Shared {
                 sleep(PAUSE).await;
                 continue;
             }
-            self.answered.fetch_add(1, Ordering::SeqCst);
+            self.answered[client].fetch_add(1, Ordering::SeqCst);
             return;
         }
     }

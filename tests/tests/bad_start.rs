@@ -40,6 +40,20 @@ async fn a_port_in_use_is_named_before_anything_is_loaded() -> Result<()> {
 }
 
 #[tokio::test]
+async fn weights_that_cannot_be_quantised_are_refused_by_the_option_before_anything_is_loaded() -> Result<()> {
+    let free = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--quantization", "fp8"];
+    for (options, problem) in [
+        (&["--device", "cpu"][..], "--quantization fp8 goes with --device cuda or sim:NAME"),
+        (&["--device", "sim:h100", "--dtype", "f32"], "--quantization fp8 goes with --dtype bf16"),
+    ] {
+        let said = fails(&["up"], &[&free[..], options].concat()).await?;
+        assert!(said.contains(problem), "{said}");
+        assert!(!said.contains("claimed") && !said.contains("loaded"), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn front_certificates_that_cannot_be_used_are_named_before_anything_is_loaded() -> Result<()> {
     let folder = tempdir()?;
     let [cert, key, missing] = ["cert.pem", "key.pem", "missing.pem"].map(|name| folder.path().join(name).display().to_string());

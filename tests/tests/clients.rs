@@ -3,9 +3,9 @@
 //! They need a Python with the packages of `tests/requirements.txt`, which `tests/run.sh` prepares and names in
 //! `TESSERA_PYTHON`; without it these tests say that they are skipped.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and say why")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic and say why")]
 
-use std::env;
+use std::{env, io::Write as _};
 
 use anyhow::{Context, Result};
 use tessera_tests::{Up, fixtures};
@@ -13,7 +13,8 @@ use tokio::process::Command;
 
 async fn python(script: &str, arguments: &[&str]) -> Result<Option<String>> {
     let Some(python) = env::var_os("TESSERA_PYTHON") else {
-        println!("skipped: TESSERA_PYTHON is not set; run tests/run.sh");
+        // What tests print is shown only of those that fail.
+        writeln!(std::io::stderr(), "skipped: TESSERA_PYTHON is not set; run tests/run.sh")?;
         return Ok(None);
     };
     let script = fixtures().join("../clients").join(script);

@@ -4,34 +4,66 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tessera_tests::{
     Up, binary, fixtures,
     load::{Lives, ask, picture, reference_of_the_first_picture},
 };
 
-/// What the learned model says of the first picture at a degree.
-async fn described(tp: u16) -> Result<Vec<u32>> {
+/// What the learned model says of the first picture at a degree, with other options, and the bytes of its weights.
+async fn described(tp: u16, options: [(&str, &str); 1]) -> Result<(Vec<u32>, f64)> {
     let up = Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp);
+    let up = options.into_iter().fold(up, |up, (option, value)| up.with(option, value));
     let cluster = up.start().await?;
     let answer = ask(&cluster.grpc, &picture()?, &Lives::default()).await?;
+    let metrics = reqwest::get(format!("{}/metrics", cluster.http)).await?.text().await?;
     assert_eq!(cluster.stop().await?, Some(0));
-    Ok(answer.sequences[&0].tokens.clone())
+    Ok((answer.sequences[&0].tokens.clone(), weight_bytes(&metrics)?))
+}
+
+/// Of all ranks, which share a process.
+fn weight_bytes(metrics: &str) -> Result<f64> {
+    let ranks = metrics.lines().filter(|line| line.starts_with("tessera_rank_weight_bytes{"));
+    ranks.map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
 }
 
 #[tokio::test]
 async fn one_gpu_describes_a_picture_as_the_reference_does() -> Result<()> {
-    assert_eq!(described(1).await?, reference_of_the_first_picture()?);
+    assert_eq!(described(1, [("--vision-parallel", "auto")]).await?.0, reference_of_the_first_picture()?);
     Ok(())
 }
 
 #[tokio::test]
 async fn several_gpus_describe_a_picture_as_one_does() -> Result<()> {
     let expected = reference_of_the_first_picture()?;
-    for tp in [2, 4] {
-        assert_eq!(described(tp).await?, expected, "on {tp} GPUs");
+    for (tp, way) in [(2, "auto"), (4, "auto"), (2, "tensor"), (4, "image")] {
+        assert_eq!(described(tp, [("--vision-parallel", way)]).await?.0, expected, "on {tp} GPUs, {way}");
     }
     Ok(())
+}
+
+/// A row-parallel weight has a scale for each rank's part of a row, so that degrees round otherwise; the model is sure enough of
+/// its words for that not to matter.
+#[tokio::test]
+async fn the_learned_model_describes_a_picture_with_weights_in_fp8() -> Result<()> {
+    let expected = reference_of_the_first_picture()?;
+    for tp in [1, 2] {
+        let (wide, fp8) = (described(tp, [("--quantization", "none")]).await?, described(tp, [("--quantization", "fp8")]).await?);
+        assert_eq!(fp8.0, expected, "on {tp} GPUs");
+        // A byte off each of three layers' 245,760 weights. Of each layer 1,280 outputs have a scale, and on every rank 256 more.
+        let scales = 3.0 * 4.0 * (1280.0 + 256.0 * f64::from(tp));
+        assert_eq!(wide.1 - fp8.1, 3.0 * 245_760.0 - scales, "on {tp} GPUs");
+    }
+    Ok(())
+}
+
+#[test]
+fn numbers_that_no_gpu_computes_in_are_refused_before_anything_is_started() {
+    let model = fixtures().join("shapes");
+    let mut up = Command::new(binary().unwrap());
+    let up = up.args(["up", "--device", "cuda", "--dtype", "f32", "--model"]).arg(model).output().unwrap();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(!up.status.success() && said.contains("--dtype f32: GPUs compute in bf16 alone"), "{said}");
 }
 
 #[test]

@@ -80,6 +80,11 @@ async fn all_ways_agree(dtype: &str) -> Result<()> {
         ("in little room", up().with("--kv-memory", little(dtype)).with("--step-tokens", 100)),
         ("on two ranks", up().with("--tp", 2)),
         ("on four ranks", up().with("--tp", 4)),
+        ("on two ranks, images by tensor", up().with("--tp", 2).with("--vision-parallel", "tensor")),
+        (
+            "on four ranks over TCP, images by image",
+            up().with("--tp", 4).with("--vision-parallel", "image").with("--transport", "tcp"),
+        ),
         ("on two threads", up().with("--threads", 2)),
     ]);
     for (way, up) in ways {

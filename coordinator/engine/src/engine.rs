@@ -196,6 +196,11 @@ impl Engine {
         }
     }
 
+    /// Gives plans that are made from now on so many tokens at most, at least one.
+    pub fn bound_steps(&mut self, tokens: usize) {
+        self.config.step_tokens = tokens.max(1);
+    }
+
     /// The limits, with the cache's present size.
     pub fn config(&self) -> &EngineConfig {
         &self.config

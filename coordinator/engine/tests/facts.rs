@@ -166,6 +166,17 @@ fn images_are_spread_over_steps_and_encoded_once_for_all_sequences() {
 }
 
 #[test]
+fn another_bound_on_steps_holds_from_the_next_plan_on() {
+    let mut engine = Engine::new(config()).unwrap();
+    engine.submit(Duration::ZERO, text(100, 4)).unwrap();
+    let mut tokens = |bound| {
+        engine.bound_steps(bound);
+        engine.schedule(Duration::ZERO).unwrap().chunks.iter().map(|chunk| chunk.len).sum::<u32>()
+    };
+    assert_eq!([tokens(32), tokens(7)], [32, 7]);
+}
+
+#[test]
 fn a_picture_shown_again_is_not_encoded_again() {
     let mut cluster = Cluster::new(config());
     submit(&mut cluster, pictures(2));

@@ -64,9 +64,10 @@ fn of_one_device(workers: Vec<&WorkerRecord>, tp: usize) -> Vec<&WorkerRecord> {
     workers.iter().copied().filter(|worker| device(worker) == wanted).collect()
 }
 
-/// What ranks must have in common: of a GPU not which one of its host it is.
+/// What ranks must have in common: of a GPU, `cuda:0 (NVIDIA H100)`, not which one of its host it is.
 fn device(worker: &WorkerRecord) -> &str {
-    if worker.device_kind() == "cuda" { "cuda" } else { &worker.device }
+    let model = || worker.device.split_once(' ').map_or("cuda", |(_, model)| model);
+    if worker.device_kind() == "cuda" { model() } else { &worker.device }
 }
 
 /// The workers of the host that has enough and holds most; of equals, the host of the best worker.
@@ -143,9 +144,11 @@ mod tests {
     #[test]
     fn gpus_of_one_host_make_a_group() {
         let mut members = members(&[("a", "x", None), ("b", "x", None), ("c", "x", None)]);
-        members.workers.get_mut("a").unwrap().device = "cuda:1".into();
-        members.workers.get_mut("c").unwrap().device = "cuda:0".into();
+        members.workers.get_mut("a").unwrap().device = "cuda:1 (NVIDIA H100)".into();
+        members.workers.get_mut("c").unwrap().device = "cuda:0 (NVIDIA H100)".into();
         assert_eq!(ids(choose(&members, 2, &Experience::default())).unwrap(), ["a", "c"]);
+        members.workers.get_mut("c").unwrap().device = "cuda:0 (NVIDIA A100)".into();
+        assert_eq!(ids(choose(&members, 2, &Experience::default())), Err(1), "those compute other sums");
     }
 
     #[test]

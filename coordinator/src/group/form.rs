@@ -21,18 +21,16 @@ use super::{
     FormError, Group, Loss, Member, RankError,
     choose::{Experience, choose},
     claim::{Claim, Holder},
+    degree::Degree,
+    doubts::Doubts,
     load::{Model, load},
     request::{collective, request, weights},
     run::release,
 };
 use crate::{bounded::bounded, config::Config, state::GroupState};
 
-/// How long a worker that failed is doubtful: longer than its lease, if it is dead.
-const DOUBT: Duration = Duration::from_secs(15);
 /// A group that is lost sooner than this was no good.
 const SHORT: Duration = Duration::from_secs(1);
-/// How long the first group of an elastic replica waits for all of its workers.
-const GATHER: Duration = Duration::from_secs(5);
 /// A group is not disturbed sooner than this after it was formed, only to become larger.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -50,12 +48,10 @@ pub(crate) struct Former {
     ranks: Vec<String>,
     /// The ranks that the last group lost, and why it ended; nothing while there is a group.
     lost: (Vec<Rank>, String),
-    failed: Vec<Failed>,
-    started: Instant,
+    doubts: Doubts,
+    degree: Degree,
     /// Before the next attempt.
     pause: Duration,
-    /// The least degree that the model is not known to be too large for.
-    least: usize,
     complaint: Complaint,
 }
 
@@ -75,25 +71,12 @@ impl Siblings {
     }
 }
 
-/// A worker that failed lately.
-struct Failed {
-    worker: String,
-    instance: u64,
-    since: Instant,
-}
-
-impl Failed {
-    fn is(&self, worker: &WorkerRecord) -> bool {
-        self.worker == worker.id && self.instance == worker.instance
-    }
-}
-
 impl Former {
     pub(crate) fn new(config: Arc<Config>, registry: Registry, tls: Option<Tls>, state: watch::Sender<GroupState>) -> Self {
         let (members, pause) = (registry.follow(), config.timeouts.retry);
-        let (ranks, lost, failed, started) = (Vec::new(), Default::default(), Vec::new(), Instant::now());
-        let complaint = Complaint::default();
-        Self { config, registry, members, tls, state, ranks, lost, failed, started, pause, least: 1, complaint }
+        let (ranks, lost, doubts, complaint) = Default::default();
+        let degree = Degree::new(config.tp.into(), config.elastic, Instant::now());
+        Self { config, registry, members, tls, state, ranks, lost, doubts, degree, pause, complaint }
     }
 
     /// Lets the last group go, then tries until there is a new one.
@@ -101,13 +84,15 @@ impl Former {
     /// # Errors
     /// Only what another attempt would not mend, and only before there was any group.
     pub(crate) async fn form(&mut self, last: Option<(Group, Loss)>) -> Result<Group, FormError> {
-        if let Some((mut group, loss)) = last {
-            group.hear_out(&loss).await;
+        if let Some((group, loss)) = last {
             self.lost = group.lost(&loss);
-            self.state.send_replace(self.without_a_group(None));
             self.doubt(group.suspects());
             let short = group.age() < SHORT && !loss.is_planned();
             group.release().await;
+            if matches!(loss, Loss::Claim) {
+                // Another replica serves with them; this one has lost nothing that it would have to make good.
+                self.lost = Default::default();
+            }
             if short {
                 self.rest().await;
             } else {
@@ -156,11 +141,12 @@ impl Former {
 
     fn report(&mut self, error: &FormError) {
         let state = match error {
-            FormError::Workers { free, needed } => GroupState::Waiting { free: *free, needed: *needed },
+            // Who has lost nothing stands by.
+            FormError::Workers { free, needed } if self.lost.1.is_empty() => GroupState::Waiting { free: *free, needed: *needed },
             error => self.without_a_group(Some(error)),
         };
         self.state.send_replace(state);
-        if self.complaint.is_due(&error.to_string(), Instant::now()) {
+        if self.complaint.is_due(&error.kind(), Instant::now()) {
             warn!(%error, "no group yet");
         }
     }
@@ -178,29 +164,21 @@ impl Former {
 
     /// Notes that workers failed, the last to fail at the end.
     fn doubt(&mut self, workers: impl IntoIterator<Item = String>) {
-        let now = Instant::now();
-        let workers: Vec<_> = workers.into_iter().collect();
-        let members = self.members.now();
-        let instance = |worker: &String| members.as_ref()?.workers.get(worker).map(|record| record.instance);
-        // One that was started anew since is another worker of the same name.
-        self.failed.retain(|failed| {
-            now.duration_since(failed.since) < DOUBT
-                && !workers.contains(&failed.worker)
-                && instance(&failed.worker).is_none_or(|instance| instance == failed.instance)
-        });
-        let failed = workers.into_iter().map(|worker| Failed { instance: instance(&worker).unwrap_or(0), worker, since: now });
-        self.failed.extend(failed);
+        self.doubts.note(workers, self.members.now().as_deref(), Instant::now());
     }
 
     /// Workers that could be claimed now and have not failed lately.
     fn spares(&self) -> usize {
         let Some(members) = self.members.now() else { return 0 };
-        let ready = members.free_workers().filter(|worker| worker.state == WorkerState::Ready);
-        ready.filter(|worker| !self.failed.iter().any(|failed| failed.is(worker))).count()
+        let (ready, now) = (members.free_workers().filter(|worker| worker.state == WorkerState::Ready), Instant::now());
+        ready.filter(|worker| !self.doubts.doubts(worker, now)).count()
     }
 
-    /// What to do about a group that runs, but could be another.
+    /// What to do about a group that runs, but could be another. While the registry is away none could be formed.
     pub(crate) fn better(&self, group: &Group) -> Option<Loss> {
+        if self.registry.away_since().is_some() {
+            return None;
+        }
         let (elastic, tp) = (self.config.elastic, usize::from(self.config.tp));
         // Asked between any two steps: who is free is counted only when it matters.
         let leaving = group.leaving();
@@ -218,17 +196,6 @@ impl Former {
         Siblings { members: self.members.watch(), replica, model }
     }
 
-    /// How many ranks the next group has.
-    fn degree(&self) -> usize {
-        let (tp, spares) = (usize::from(self.config.tp), self.spares());
-        let gathers = self.ranks.is_empty() && self.started.elapsed() < GATHER;
-        if !self.config.elastic || spares >= tp || gathers {
-            return tp;
-        }
-        let smaller = (0..tp.ilog2()).rev().map(|power| 1 << power).find(|&degree| degree <= spares);
-        smaller.filter(|&degree| degree >= self.least).unwrap_or(tp)
-    }
-
     /// The membership as last heard. While the registry is away nobody can be claimed, and whoever seems to be free, or
     /// wanting, was so before.
     async fn known_members(&mut self) -> Result<Arc<Membership>, RegistryError> {
@@ -244,11 +211,11 @@ impl Former {
 
     async fn attempt(&mut self) -> Result<Group, FormError> {
         let members = self.known_members().await?;
-        self.doubt([]);
-        let needed = self.degree();
+        let now = Instant::now();
+        let needed = self.degree.next(self.spares(), self.ranks.is_empty(), now);
         let experience = Experience {
             ranks: self.ranks.clone(),
-            doubtful: self.failed.iter().map(|failed| failed.worker.clone()).collect(),
+            doubtful: self.doubts.among(&members, now),
             wanted: (0..needed)
                 .map(|rank| weights(&self.config, rank, needed).map(|request| request.fingerprint()))
                 .collect::<Result<_, _>>()?,
@@ -286,16 +253,20 @@ impl Former {
         let requests = requests.collect::<Result<_, _>>()?;
         match load(&members, requests, timeouts.load_stall, &self.state).await {
             Ok(model) => {
-                (self.ranks, self.least) = (ids, 1);
-                info!(%epoch, kv_blocks = model.kv_blocks, tp = members.len(), "the group is ready");
+                self.ranks = ids;
+                self.degree.did();
+                let step_tokens = self.config.step_tokens(model.step_tokens);
+                info!(%epoch, kv_blocks = model.kv_blocks, tp = members.len(), step_tokens, "the group is ready");
                 Ok((members, model))
             }
             Err(error) => {
-                if error.is_want_of_memory() && members.len() < usize::from(self.config.tp) {
-                    self.least = 2 * members.len();
-                }
                 self.doubt_failed(&error);
                 release(&members, epoch, timeouts.call).await;
+                // What so few ranks cannot do, more may.
+                let too_small = error.is_want_of_memory() || error.is_final();
+                if too_small && self.degree.is_too_small(members.len(), Instant::now()) {
+                    return Err(FormError::TooFew { ranks: members.len(), problem: error.to_string() });
+                }
                 Err(error)
             }
         }
@@ -311,7 +282,7 @@ impl Former {
         for (member, state) in members.iter_mut().zip(states) {
             match state {
                 Ok(state) if state.epoch >= epoch.0 => return Err(FormError::Fenced { epoch, newest: Epoch(state.epoch) }),
-                Ok(state) => member.progress = state.progress,
+                Ok(state) => member.is(state),
                 Err(error) => failed.push(error),
             }
         }

@@ -17,9 +17,9 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 use tonic::{Request, Status};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info, info_span};
 
-use super::{FormError, Member, RankError};
+use super::{FormError, Member, RankError, pace::Pace};
 use crate::state::GroupState;
 
 /// After one rank's failure, how long the others' is waited for.
@@ -32,6 +32,8 @@ pub(super) struct Model {
     pub(super) fingerprint: String,
     /// The least of any rank.
     pub(super) kv_blocks: u32,
+    /// Tokens of a step, the least that any rank advises; 0 where one does not say.
+    pub(super) step_tokens: u32,
 }
 
 /// How far the ranks are together.
@@ -39,6 +41,18 @@ struct Progress {
     /// Bytes done and in all, by rank.
     ranks: Vec<(u64, u64)>,
     moved: Instant,
+}
+
+impl Progress {
+    /// Of all ranks, as far as they have said.
+    fn sum(&self) -> (u64, u64) {
+        self.ranks.iter().fold((0, 0), |sum, rank| (sum.0 + rank.0, sum.1 + rank.1))
+    }
+
+    /// The rank that has done the least.
+    fn behind(&self) -> Option<usize> {
+        (0..self.ranks.len()).min_by_key(|&rank| self.ranks[rank].0)
+    }
 }
 
 /// Loads on every rank and hears every rank out; when one has failed, the others for a moment only, since they may
@@ -53,8 +67,8 @@ pub(super) async fn load(
     let span = info_span!("load_group", ranks = members.len(), epoch = requests.first().map(|request| request.epoch));
     let ranks = members.iter().zip(requests).map(|(member, request)| load_rank(member, request, &progress));
     tokio::select! {
-        heard = hear(ranks.collect()).instrument(span) => heard.and_then(agree),
-        () = stalled(moved, stall, state) => {
+        heard = hear(ranks.collect()).instrument(span.clone()) => heard.and_then(agree),
+        () = stalled(moved, stall, state).instrument(span.clone()) => {
             Err(FormError::Load { ranks: members.iter().map(|member| late(member, stall)).collect() })
         }
     }
@@ -104,14 +118,22 @@ async fn load_rank(
 
 /// Tells of progress; ends when there was none for too long.
 async fn stalled(mut progress: watch::Receiver<Progress>, stall: Duration, state: &watch::Sender<GroupState>) {
+    let began = Instant::now();
+    let mut pace = Pace::new(began);
     loop {
-        let (moved, done) = {
+        let (moved, done, behind) = {
             let now = progress.borrow_and_update();
-            (now.moved, now.ranks.iter().fold((0, 0), |sum, rank| (sum.0 + rank.0, sum.1 + rank.1)))
+            (now.moved, now.sum(), now.behind())
         };
         state.send_replace(GroupState::Loading { bytes_done: done.0, bytes_total: done.1 });
+        if pace.is_due(Instant::now(), done) {
+            let percent = (100 * done.0).checked_div(done.1).unwrap_or(0);
+            let gb_per_second = done.0 as f64 / 1e9 / began.elapsed().as_secs_f64();
+            info!(bytes_done = done.0, bytes_total = done.1, behind, "loading: {percent} %, {gb_per_second:.2} GB/s");
+        }
         tokio::select! {
             changed = progress.changed() => if changed.is_err() { return },
+            () = sleep_until(pace.latest().into()) => {}
             () = sleep_until((moved + stall).into()) => return,
         }
     }
@@ -132,8 +154,9 @@ fn agree(loaded: Vec<wire::Loaded>) -> Result<Model, FormError> {
     if loaded.iter().any(|rank| rank.model_fingerprint != fingerprint) {
         return Err(FormError::Shape("the checkpoint's files differ between the ranks' hosts".into()));
     }
+    let step_tokens = loaded.iter().map(|rank| rank.step_tokens).min().unwrap_or(0);
     match loaded.iter().map(|rank| rank.kv_blocks).min() {
-        Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), fingerprint, kv_blocks }),
+        Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), fingerprint, kv_blocks, step_tokens }),
         _ => Err(FormError::Shape("a rank has no room for a single cache block".into())),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient};
+use tessera_service::reason;
 use tessera_types::{Epoch, Rank};
 use tokio::time::{sleep, timeout};
 
@@ -43,7 +44,7 @@ async fn beat(
 ) -> Result<Beat, String> {
     let status = match timeout(silence, client.get_status(wire::GetStatusRequest {})).await {
         Ok(Ok(status)) => status.into_inner(),
-        Ok(Err(status)) => return Err(format!("{}: {}", status.code(), status.message())),
+        Ok(Err(status)) => return Err(format!("{}: {}", status.code(), reason(&status))),
         Err(_) => return Err(format!("says nothing for {silence:?}")),
     };
     if status.epoch != epoch.0 || status.rank.is_none() {

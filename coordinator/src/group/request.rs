@@ -30,6 +30,8 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         tp: tp as u32,
         model: Some(wire::ModelSource { source: Some(source) }),
         dtype: config.dtype.clone(),
+        vision_parallel: config.vision_parallel.to_string(),
+        quantization: config.quantization.clone(),
         ..Default::default()
     })
 }
@@ -59,7 +61,7 @@ pub(super) async fn collective(config: &Config, members: &[Member], epoch: Epoch
     if let [first, _, ..] = members
         && members.iter().all(|member| member.worker.device_kind() == "cuda")
     {
-        let nccl_id = new_id(first, epoch).await?;
+        let nccl_id = new_id(config, first, epoch, members.len()).await?;
         return Ok(wire::Collective { transport: WireTransport::Nccl.into(), group, deadline_ms, nccl_id, ..Default::default() });
     }
     let one_host = members.iter().all(|member| member.worker.host == members[0].worker.host);
@@ -81,10 +83,12 @@ pub(super) async fn collective(config: &Config, members: &[Member], epoch: Epoch
     })
 }
 
-/// Under which name ranks meet by NCCL, made by rank 0.
-async fn new_id(first: &Member, epoch: Epoch) -> Result<bytes::Bytes, FormError> {
+/// Under which name ranks meet by NCCL, made by rank 0. An id that no group meets under costs its worker, so that it is made
+/// only where rank 0 finds nothing wrong with the model.
+async fn new_id(config: &Config, first: &Member, epoch: Epoch, tp: usize) -> Result<bytes::Bytes, FormError> {
     let mut client = ShardWorkerClient::new(first.channel.clone());
-    let made = timeout(ID, client.new_collective_id(wire::NewCollectiveIdRequest { epoch: epoch.0 })).await;
+    let wire::LoadRequest { model, tp, .. } = weights(config, 0, tp)?;
+    let made = timeout(ID, client.new_collective_id(wire::NewCollectiveIdRequest { epoch: epoch.0, model, tp })).await;
     let made = made.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no id for NCCL within {ID:?}"))));
     let failed = |status: Status| FormError::Load { ranks: vec![RankError::new(first, &status)] };
     Ok(made.map_err(failed)?.into_inner().id)
@@ -101,4 +105,21 @@ async fn rank_address(worker: &WorkerRecord, bound: Duration) -> Result<SocketAd
     let found = timeout(bound, tokio::net::lookup_host((host, port))).await;
     let mut found = found.map_err(|_| problem("was not resolved in time"))?.map_err(|error| problem(&error.to_string()))?;
     found.next().ok_or_else(|| problem("resolves to nothing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_types::VisionParallel;
+
+    use super::*;
+
+    #[test]
+    fn ranks_are_asked_to_share_images_as_the_replica_is_to() {
+        let source = ModelSource::Folder("/models/a".into());
+        let usual = Config::new("replica", SocketAddr::from(([127, 0, 0, 1], 0)), "a", source, 2);
+        for vision_parallel in VisionParallel::ALL {
+            let config = Config { vision_parallel, ..usual.clone() };
+            assert_eq!(weights(&config, 1, 2).unwrap().vision_parallel.parse(), Ok(vision_parallel));
+        }
+    }
 }

@@ -15,7 +15,7 @@ use futures::{
 use prost::Message as _;
 use tessera_engine::OutputError;
 use tessera_proto::internal::{self as wire, shard_worker_client::ShardWorkerClient, step_failure::Kind};
-use tessera_service::metrics as names;
+use tessera_service::{metrics as names, reason};
 use tessera_types::{Epoch, ModelSpec, Rank, StepId, StepOutput, StepPlan};
 use tokio::{
     sync::mpsc,
@@ -83,6 +83,8 @@ pub(crate) struct Group {
     /// What its weights are known by.
     pub(crate) fingerprint: String,
     pub(crate) kv_blocks: u32,
+    /// Tokens of a step that its ranks advise; 0 where they do not.
+    pub(crate) step_tokens: u32,
     members: Vec<Member>,
     plans: Vec<mpsc::Sender<Bytes>>,
     results: SelectAll<BoxStream<'static, (Rank, Result<wire::StepResult, Status>)>>,
@@ -129,7 +131,7 @@ impl Group {
         }
         let state = |member: &Member| RankState { before: member.progress, now: member.progress, draining: false };
         let ranks = members.iter().map(state).collect();
-        let Model { spec, fingerprint, kv_blocks } = model;
+        let Model { spec, fingerprint, kv_blocks, step_tokens } = model;
         let (steps, suspects, now) = (VecDeque::new(), BTreeSet::new(), Instant::now());
         let (moved, formed) = (now, now);
         Self {
@@ -137,6 +139,7 @@ impl Group {
             spec,
             fingerprint,
             kv_blocks,
+            step_tokens,
             members,
             plans,
             results,
@@ -249,7 +252,7 @@ impl Group {
             Ok(result) => result,
             Err(status) => {
                 self.suspects.insert(rank);
-                return Err(Loss::Rank(rank, format!("{}: {}", status.code(), status.message())));
+                return Err(Loss::Rank(rank, format!("{}: {}", status.code(), reason(&status))));
             }
         };
         let (epoch, step) = (Epoch(result.epoch), StepId(result.step));
@@ -284,7 +287,7 @@ impl Group {
 
     /// After a loss that does not tell who is to blame, listens to the other ranks for a moment: the first to fail is
     /// seldom the one.
-    pub(super) async fn hear_out(&mut self, loss: &Loss) {
+    pub(crate) async fn hear_out(&mut self, loss: &Loss) {
         if loss.is_clear() {
             return;
         }
@@ -296,9 +299,16 @@ impl Group {
             while !silent.is_empty() {
                 let result = self.results.next().await;
                 let Some(rank) = result.as_ref().map(|(rank, _)| *rank) else { return };
-                silent.remove(&rank);
-                if let Err(loss) = self.note(result) {
-                    debug!(%loss, "also");
+                // An answer to an earlier step says nothing of this one.
+                let has_said = match self.note(result) {
+                    Ok(()) => self.steps.iter().all(|step| step.answered[usize::from(rank.0)]),
+                    Err(loss) => {
+                        debug!(%loss, "also");
+                        true
+                    }
+                };
+                if has_said {
+                    silent.remove(&rank);
                 }
             }
         };

@@ -29,13 +29,13 @@ pub(crate) struct Replica {
     pub(crate) stop: CancellationToken,
     pub(crate) running: JoinHandle<Result<(), RunError>>,
     servers: Vec<JoinHandle<()>>,
-    _leases: Vec<Kept>,
+    leases: Vec<Kept>,
 }
 
 pub(crate) fn config(tp: u16) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = Config::new("replica", any, "model", ModelSource::Folder("/nowhere".into()), tp);
-    config.step_tokens = 32;
+    config.step_tokens = Some(32);
     config.max_sequences = 4;
     config.timeouts.stall = Duration::from_secs(10);
     config.timeouts.load_stall = Duration::from_secs(2);
@@ -50,7 +50,17 @@ impl Replica {
 
     /// The same, with workers on another device.
     pub(crate) async fn start_on(device: &str, config: Config, workers: usize, prepare: impl Fn(&mut Control)) -> Self {
-        let registry = Registry::new(MemoryStore::new());
+        Self::start_in(Registry::new(MemoryStore::new()), device, config, workers, prepare).await
+    }
+
+    /// The same, where the cluster meets in another registry.
+    pub(crate) async fn start_in(
+        registry: Registry,
+        device: &str,
+        config: Config,
+        workers: usize,
+        prepare: impl Fn(&mut Control),
+    ) -> Self {
         let (mut fakes, mut servers, mut leases) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..workers {
             let (fake, server, lease) = start_worker(&registry, n, device).await;
@@ -64,13 +74,13 @@ impl Replica {
         let client = CoordinatorClient::new(tessera_service::peer(&coordinator.address().to_string(), None).unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(coordinator.run(stop.clone()));
-        Self { workers: fakes, client, group, state, registry, stop, running, servers, _leases: leases }
+        Self { workers: fakes, client, group, state, registry, stop, running, servers, leases }
     }
 
     /// The same, once it is ready.
     pub(crate) async fn ready(config: Config, workers: usize) -> Self {
         let mut replica = Self::start(config, workers, |_| {}).await;
-        replica.until(|state| state.load.ready).await;
+        replica.until(|state| state.condition.ready).await;
         replica
     }
 
@@ -86,6 +96,19 @@ impl Replica {
     pub(crate) fn kill(&mut self, worker: usize) {
         self.servers[worker].abort();
         self.workers[worker].killed.cancel();
+    }
+
+    /// Takes a dead worker's record away, as the end of its lease does.
+    pub(crate) async fn forget(&mut self, worker: usize) {
+        self.leases.remove(worker).revoke().await.unwrap();
+    }
+
+    /// Has a worker's record say that it leaves.
+    pub(crate) async fn retire(&self, worker: usize) {
+        let id = format!("worker-{worker}");
+        let record = self.registry.members().await.unwrap().1.workers[&id].clone();
+        let record = WorkerRecord { state: WorkerState::Draining, ..record };
+        self.registry.put_worker(self.leases[worker].id(), &record).await.unwrap();
     }
 
     pub(crate) async fn generate(&mut self, request: wire::GenerateRequest) -> Result<Streaming<wire::GenerateEvent>, Status> {

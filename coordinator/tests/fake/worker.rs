@@ -18,6 +18,8 @@ use super::tokens::choose;
 pub(crate) enum Fault {
     /// Reports that the step failed.
     Fail,
+    /// Reports that it misses another rank.
+    Complain,
     /// Says nothing any more.
     Hang,
     /// Breaks its stream.
@@ -31,6 +33,12 @@ pub(crate) enum Fault {
 pub(crate) struct Control {
     /// Goes wrong in the step with this number.
     pub(crate) fault: Option<(u64, Fault)>,
+    /// What its weights are known by.
+    pub(crate) fingerprint: String,
+    /// What it says it computes on, if it says so.
+    pub(crate) device: String,
+    /// Wants to leave.
+    pub(crate) draining: bool,
     /// Has no NCCL.
     pub(crate) refuse_id: Option<Status>,
     /// How the last group met.
@@ -46,6 +54,10 @@ pub(crate) struct Control {
     /// Sequences held now, by the last plan.
     pub(crate) held: usize,
     pub(crate) steps: u64,
+    /// Tokens that it would rather have in a step at most; 0: it does not say.
+    pub(crate) advice: u32,
+    /// Tokens of the largest step.
+    pub(crate) largest_step: u32,
 }
 
 #[derive(Clone, Default)]
@@ -77,11 +89,17 @@ impl ShardWorker for FakeWorker {
         }
         self.enter(request.epoch)?;
         *self.rank.lock() = (request.epoch, request.rank);
-        self.control.lock().collective = request.collective;
+        let advice = {
+            let mut control = self.control.lock();
+            control.collective = request.collective;
+            control.advice
+        };
         let loaded = wire::Loaded {
             // Ranks differ in room; the group has what the least has.
             kv_blocks: BLOCKS + 7 * request.rank,
             model_spec: serde_json::to_string(&spec()).unwrap(),
+            step_tokens: advice,
+            model_fingerprint: self.control.lock().fingerprint.clone(),
             ..Default::default()
         };
         let (sender, receiver) = mpsc::channel(2);
@@ -109,7 +127,8 @@ impl ShardWorker for FakeWorker {
         let control = self.control.lock();
         let (epoch, progress) = (control.seen, control.steps);
         let rank = (rank.0 == epoch).then_some(rank.1);
-        Ok(Response::new(wire::GetStatusResponse { epoch, rank, progress, ..Default::default() }))
+        let (device, draining) = (control.device.clone(), control.draining);
+        Ok(Response::new(wire::GetStatusResponse { epoch, rank, progress, device, draining, ..Default::default() }))
     }
 
     async fn new_collective_id(
@@ -154,6 +173,8 @@ impl FakeWorker {
             let (fault, step_time) = {
                 let mut control = self.control.lock();
                 control.steps += 1;
+                let tokens = plan.chunks.iter().map(|chunk| chunk.len).sum();
+                control.largest_step = control.largest_step.max(tokens);
                 let fault = control.fault.take_if(|(step, _)| *step == plan.step).map(|(_, fault)| fault);
                 (fault, control.step_time)
             };
@@ -165,6 +186,7 @@ impl FakeWorker {
                 Some(Fault::Hang) => return std::future::pending().await,
                 Some(Fault::Die) => return,
                 Some(Fault::Fail) => result.failure = Some(failure(Kind::Device, "out of luck")),
+                Some(Fault::Complain) => result.failure = Some(failure(Kind::Collective, "rank 1 left the group")),
                 Some(Fault::Confuse) => result.step += 7,
                 None => {}
             }

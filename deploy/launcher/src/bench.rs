@@ -1,4 +1,6 @@
-//! `tessera bench`: load on a running cluster, and what it did to it.
+//! `tessera bench`: load on a running cluster, and what it did to it; or the limits that its figures stand beside.
+
+mod roofline;
 
 use std::{
     io::{Cursor, Write, stdout},
@@ -18,13 +20,17 @@ use tessera_proto::v1;
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    cli::BenchArgs,
+    cli::{BenchArgs, LoadArgs},
     client::{self, Client, Outcome, image, message, text},
 };
 
-/// Runs the load and prints the report.
+/// Prints the limits, or runs the load and prints the report.
 pub(crate) async fn run(args: BenchArgs) -> Result<()> {
-    let client = client::connect(&args.router.endpoint, args.router.ca.as_deref()).await?;
+    let BenchArgs { router, json, load: args, roofline } = args;
+    if roofline.roofline {
+        return roofline::print(&roofline, json);
+    }
+    let client = client::connect(&router.endpoint, router.ca.as_deref()).await?;
     let info =
         client.clone().get_model_info(v1::GetModelInfoRequest {}).await.context("the router does not say what it serves")?;
     let progress = progress_bar(&args);
@@ -52,16 +58,16 @@ pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     while streams.join_next().await.is_some() {}
     progress.finish_and_clear();
     let outcomes = std::mem::take(&mut *outcomes.lock().await);
-    report(&args, &outcomes, start.elapsed())
+    report(&args, json, &outcomes, start.elapsed())
 }
 
-async fn one(mut client: Client, args: &BenchArgs, vocabulary: u32, number: u32) -> Result<Outcome> {
+async fn one(mut client: Client, args: &LoadArgs, vocabulary: u32, number: u32) -> Result<Outcome> {
     let mut rng = StdRng::seed_from_u64(args.seed.wrapping_mul(1_000_003).wrapping_add(number.into()));
     client::run(&mut client, request(args, vocabulary, &mut rng)?, |_| {}).await
 }
 
 /// A prompt that no earlier one shares a prefix with: random ids, or pictures with random words.
-fn request(args: &BenchArgs, vocabulary: u32, rng: &mut StdRng) -> Result<v1::GenerateRequest> {
+fn request(args: &LoadArgs, vocabulary: u32, rng: &mut StdRng) -> Result<v1::GenerateRequest> {
     use v1::generate_request::Input;
     let input = if args.images == 0 {
         let first = tessera_types::special::COUNT.min(vocabulary.saturating_sub(1));
@@ -92,7 +98,7 @@ fn picture((width, height): (u32, u32), rng: &mut StdRng) -> Result<Vec<u8>> {
     Ok(file.into_inner())
 }
 
-fn progress_bar(args: &BenchArgs) -> ProgressBar {
+fn progress_bar(args: &LoadArgs) -> ProgressBar {
     let bar = ProgressBar::new(args.requests.into());
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} requests  {elapsed} of about {duration}") {
         bar.set_style(style);
@@ -100,7 +106,7 @@ fn progress_bar(args: &BenchArgs) -> ProgressBar {
     bar
 }
 
-fn report(args: &BenchArgs, outcomes: &[Result<Outcome>], wall: Duration) -> Result<()> {
+fn report(args: &LoadArgs, json: bool, outcomes: &[Result<Outcome>], wall: Duration) -> Result<()> {
     let good: Vec<&Outcome> = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
     let errors: Vec<String> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err().map(|e| format!("{e:#}"))).collect();
     let generated: u64 = good.iter().map(|o| u64::from(o.usage.generated_tokens)).sum();
@@ -110,7 +116,7 @@ fn report(args: &BenchArgs, outcomes: &[Result<Outcome>], wall: Duration) -> Res
     let total = percentiles(good.iter().map(|o| o.total).collect());
     let seconds = wall.as_secs_f64();
     let mut out = stdout().lock();
-    if args.json {
+    if json {
         let document = json!({
             "requests": good.len(), "failed": errors.len(), "errors": errors.iter().take(5).collect::<Vec<_>>(),
             "concurrency": args.concurrency, "seconds": seconds,

@@ -1,17 +1,25 @@
 //! The command line: what a user may say. Nothing here decides what it means.
 
+mod bench;
 mod parse;
 mod registry;
+mod replica;
+mod roles;
 mod tls;
+mod tools;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceArg;
-use parse::{parse_address, parse_degree, parse_dimensions, parse_size};
+pub(crate) use bench::{BenchArgs, LoadArgs, RooflineArgs};
+use parse::{parse_address, parse_size};
 pub(crate) use registry::{IdentityArgs, RegistryArgs};
+pub(crate) use replica::{DtypeArg, QuantizationArg, ReplicaArgs, TransportArg};
+pub(crate) use roles::{CoordinatorArgs, RouterArgs, ShardWorkerArgs, UpArgs};
 pub(crate) use tls::{FrontTlsArgs, TlsArgs};
+pub(crate) use tools::{ChatArgs, DemoArgs, DrainArgs, EndpointArgs, StatusArgs};
 
 /// Tessera serves Pixtral-12B, split by tensor parallelism over the shard workers of a replica.
 #[derive(Debug, Parser)]
@@ -33,7 +41,7 @@ pub(crate) enum Command {
     /// Talk to a running cluster; interactive when no prompt is given.
     #[command(after_help = CHAT_EXAMPLES)]
     Chat(ChatArgs),
-    /// Put load on a running cluster and report throughput and latency.
+    /// Put load on a running cluster and report throughput and latency; or tell what an accelerator could do at best.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
     /// Run the front door alone: gRPC and OpenAI-compatible HTTP.
@@ -65,7 +73,9 @@ const CHAT_EXAMPLES: &str = "Examples:
 
 const BENCH_EXAMPLES: &str = "Examples:
   tessera bench --concurrency 8 --requests 64 --prompt-tokens 256 --output-tokens 128
-  tessera bench --images 1 --image-size 1024x1024 --json";
+  tessera bench --images 1 --image-size 1024x1024 --json
+  The least that every kind of step takes, with no cluster:
+    tessera bench --roofline --model pixtral-12b --tp 2 --device h100";
 
 /// Where the model comes from and how it is run.
 #[derive(Clone, Debug, Args)]
@@ -87,24 +97,6 @@ pub(crate) enum LoadFormat {
     Auto,
     /// Make weights up: the shape runs, the answers mean nothing.
     Dummy,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DtypeArg {
-    /// 32-bit floats: twice the memory, for checking.
-    F32,
-    /// bfloat16 weights and cache; arithmetic is 32-bit on CPUs.
-    Bf16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TransportArg {
-    /// Whatever fits.
-    Auto,
-    /// Shared memory.
-    Shm,
-    /// TCP, on the worker's port + 1000.
-    Tcp,
 }
 
 /// How one rank computes.
@@ -129,35 +121,6 @@ pub(crate) struct ComputeArgs {
     pub(crate) no_cuda_graphs: bool,
 }
 
-/// How a replica is made.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ReplicaArgs {
-    /// Tensor parallel degree: shard workers of a replica (1, 2, 4 or 8).
-    #[arg(long, value_name = "N", default_value_t = 1, env = "TESSERA_TP", value_parser = parse_degree)]
-    pub(crate) tp: u16,
-    /// Run on fewer workers (a half, a quarter) where there are not enough, and grow again when they come.
-    #[arg(long, env = "TESSERA_ELASTIC")]
-    pub(crate) elastic: bool,
-    /// What joins ranks on CPUs: shared memory where all are on one host and TCP otherwise, or always one of them.
-    #[arg(long, value_enum, default_value = "auto", env = "TESSERA_TRANSPORT")]
-    pub(crate) transport: TransportArg,
-    /// What weights and cache are kept in.
-    #[arg(long, value_enum, default_value = "bf16", env = "TESSERA_DTYPE")]
-    pub(crate) dtype: DtypeArg,
-    /// Longest sequence served, prompt and answer together; the model's own limit when unset.
-    #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) max_context: Option<u32>,
-    /// Sequences in one step at most.
-    #[arg(long, value_name = "N", default_value_t = 64, env = "TESSERA_MAX_SEQUENCES", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) max_sequences: u32,
-    /// Tokens in one step at most: decode first, then prefill chunks.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, env = "TESSERA_STEP_TOKENS", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(crate) step_tokens: u32,
-    /// Requests that may wait; more are refused with a time to retry after.
-    #[arg(long, value_name = "N", default_value_t = 256, env = "TESSERA_QUEUE", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) queue: u32,
-}
-
 /// How the front door is opened.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FrontArgs {
@@ -170,6 +133,10 @@ pub(crate) struct FrontArgs {
     /// Connections that each front has at once; more are refused. Each takes a file descriptor.
     #[arg(long, value_name = "N", default_value_t = 8192, env = "TESSERA_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_connections: u32,
+    /// Memory for requests' bodies and images, such as 2GiB: half of it for what requests hold, half for decoding, where an
+    /// image that takes more is refused; a quarter of what is free, 8GiB at most, when unset.
+    #[arg(long, value_name = "SIZE", env = "TESSERA_IMAGE_MEMORY", value_parser = parse_size)]
+    pub(crate) image_memory: Option<u64>,
     /// Fetch image URLs of public hosts. Private addresses are always refused.
     #[arg(long, env = "TESSERA_ALLOW_IMAGE_URLS")]
     pub(crate) allow_image_urls: bool,
@@ -178,202 +145,6 @@ pub(crate) struct FrontArgs {
     pub(crate) api_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) tls: FrontTlsArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DemoArgs {
-    /// The learned model's folder.
-    #[arg(long, value_name = "DIR", default_value = "tests/fixtures/shapes")]
-    pub(crate) model: PathBuf,
-    /// Shard workers.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_degree)]
-    pub(crate) tp: u16,
-    /// Draws the same picture and question again.
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Where to leave the picture.
-    #[arg(long, value_name = "FILE", default_value = "target/demo.png")]
-    pub(crate) picture: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UpArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) replica: ReplicaArgs,
-    #[command(flatten)]
-    pub(crate) compute: ComputeArgs,
-    #[command(flatten)]
-    pub(crate) front: FrontArgs,
-    /// Serving copies of the model.
-    #[arg(long, value_name = "R", default_value_t = 1, env = "TESSERA_REPLICAS", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) replicas: u16,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Print one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Print again every second until interrupted.
-    #[arg(long)]
-    pub(crate) watch: bool,
-    /// Ask these coordinators and shard workers, and not the registry, as when it is away.
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
-    pub(crate) at: Vec<String>,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DrainArgs {
-    /// A worker's or a replica's name, as `tessera status` shows it.
-    pub(crate) name: String,
-    /// Seconds that running requests may take to end before they are moved to another replica; the replica's own bound when
-    /// unset.
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-}
-
-/// The router that a client talks to.
-#[derive(Debug, Args)]
-pub(crate) struct EndpointArgs {
-    /// The router's gRPC address; https:// where its front has TLS.
-    #[arg(long, value_name = "ADDR", default_value = "http://127.0.0.1:7070", env = "TESSERA_ENDPOINT")]
-    pub(crate) endpoint: String,
-    /// Certificates that sign the router's, in PEM; those that this machine trusts when unset.
-    #[arg(long, value_name = "FILE", env = "TESSERA_CA")]
-    pub(crate) ca: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ChatArgs {
-    #[command(flatten)]
-    pub(crate) router: EndpointArgs,
-    /// A picture to ask about; may be given several times.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) image: Vec<PathBuf>,
-    /// Instructions before the conversation.
-    #[arg(long)]
-    pub(crate) system: Option<String>,
-    /// 0 is greedy.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) temperature: f32,
-    /// The same seed gives the same answer.
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Longest answer.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
-    pub(crate) max_tokens: u32,
-    /// What to say.
-    pub(crate) prompt: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    #[command(flatten)]
-    pub(crate) router: EndpointArgs,
-    /// Requests in flight.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) concurrency: u32,
-    /// Requests in all.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) requests: u32,
-    /// Random text tokens of each prompt.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
-    pub(crate) prompt_tokens: u32,
-    /// Tokens generated for each request; end tokens are ignored.
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
-    pub(crate) output_tokens: u32,
-    /// Pictures in each prompt.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) images: u32,
-    /// Size of the pictures.
-    #[arg(long, value_name = "WxH", default_value = "256x256", value_parser = parse_dimensions)]
-    pub(crate) image_size: (u32, u32),
-    /// Seed of prompts and pictures.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Print the report as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RouterArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) front: FrontArgs,
-    /// A coordinator's address; may be given several times.
-    #[arg(
-        long = "replica",
-        value_name = "ADDR",
-        conflicts_with = "registry",
-        env = "TESSERA_REPLICA_ADDRESSES",
-        value_delimiter = ','
-    )]
-    pub(crate) replicas: Vec<String>,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CoordinatorArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) replica: ReplicaArgs,
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    /// Address for routers to call.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", env = "TESSERA_LISTEN", value_parser = parse_address)]
-    pub(crate) listen: SocketAddr,
-    /// A shard worker's address; give at least tp of them, and each to one coordinator only.
-    #[arg(
-        long = "worker",
-        value_name = "ADDR",
-        conflicts_with = "registry",
-        env = "TESSERA_WORKER_ADDRESSES",
-        value_delimiter = ','
-    )]
-    pub(crate) workers: Vec<String>,
-    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
-    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS", value_parser = parse_address)]
-    pub(crate) status: Option<SocketAddr>,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ShardWorkerArgs {
-    #[command(flatten)]
-    pub(crate) compute: ComputeArgs,
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    /// Address for the coordinator to call.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN", value_parser = parse_address)]
-    pub(crate) listen: SocketAddr,
-    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
-    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS", value_parser = parse_address)]
-    pub(crate) status: Option<SocketAddr>,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
 }
 
 #[cfg(test)]
@@ -396,6 +167,8 @@ mod tests {
             ("--max-sequences", "0"),
             ("--max-context", "0"),
             ("--queue", "4294967295"),
+            ("--vision-parallel", "batch"),
+            ("--quantization", "int4"),
         ] {
             let refused = Cli::try_parse_from(["tessera", "up", "--model", "m", option, value]);
             let refused = refused.err().unwrap().to_string();

@@ -7,12 +7,14 @@ use tessera_coordinator::Coordinator;
 use tessera_registry::{MemoryStore, Registry};
 use tessera_router::RouterHandle;
 use tessera_shard_worker::ShardWorker;
+use tessera_types::VisionParallel;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TransportArg, UpArgs,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs, ReplicaArgs,
+        TransportArg, UpArgs,
     },
     device::DeviceArg,
     progress,
@@ -35,7 +37,9 @@ pub(crate) struct LocalCluster {
 impl LocalCluster {
     /// Starts every role and waits until the replicas are ready.
     pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
+        settings::check(&args.compute, &args.replica)?;
         let model = Model::new(&args.model)?;
+        settings::check_quantization(&args.replica, Some(args.compute.device))?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let registry = settings::registry(&args.registry)?.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         // First of all, since it is the router that is told ports and files: what is wrong with them is found before
@@ -93,9 +97,11 @@ impl LocalCluster {
                 elastic: false,
                 transport: TransportArg::Auto,
                 dtype: DtypeArg::Bf16,
+                vision_parallel: VisionParallel::Auto,
+                quantization: QuantizationArg::None,
                 max_context: None,
                 max_sequences: 16,
-                step_tokens: 512,
+                step_tokens: None,
                 queue: 16,
             },
             replicas: 1,
@@ -111,6 +117,7 @@ impl LocalCluster {
                 grpc: LOOPBACK,
                 http: LOOPBACK,
                 max_connections: 64,
+                image_memory: None,
                 allow_image_urls: false,
                 api_key_file: None,
                 tls: FrontTlsArgs::default(),

@@ -8,10 +8,12 @@ mod cluster;
 mod demo;
 mod device;
 mod drain;
+mod memory;
 mod progress;
 mod roles;
 mod settings;
 mod status;
+mod table;
 
 use std::process::ExitCode;
 

@@ -18,26 +18,35 @@ pub(crate) fn complain(line: &str) {
 
 /// Shows a bar while the group loads; ends when it runs. Where no terminal is, nothing is drawn.
 pub(crate) async fn until_ready(mut group: watch::Receiver<GroupState>) -> Result<()> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("loading {bar:40} {bytes} of {total_bytes}  {bytes_per_sec}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut bar = None;
     loop {
         let state = group.borrow_and_update().clone();
         match state {
             GroupState::Ready { .. } => break,
             GroupState::Stopped => bail!("the coordinator stopped before it was ready"),
+            GroupState::Loading { bytes_total: 0, .. } | GroupState::Waiting { .. } | GroupState::Lost { .. } => {}
             GroupState::Loading { bytes_done, bytes_total } => {
+                let bar = bar.get_or_insert_with(loading_bar);
                 bar.set_length(bytes_total);
                 bar.set_position(bytes_done);
             }
-            GroupState::Waiting { .. } | GroupState::Lost { .. } => {}
         }
         if group.changed().await.is_err() {
             bail!("the coordinator ended before it was ready");
         }
     }
-    bar.finish_and_clear();
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
     Ok(())
+}
+
+/// As wide as the terminal, in one line: what is logged meanwhile takes its place.
+fn loading_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("loading {wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }

@@ -50,6 +50,8 @@ pub(crate) async fn shard_worker(args: ShardWorkerArgs) -> Result<()> {
 pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let stop = on_signal();
     let model = Model::new(&args.model)?;
+    // What its workers compute on they say themselves.
+    settings::check_quantization(&args.replica, None)?;
     let tls = settings::tls(&args.tls);
     let registry = settings::registry(&args.registry)?;
     let by_hand = registry.is_none();

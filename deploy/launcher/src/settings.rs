@@ -8,25 +8,28 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
-use tessera_shard_worker::DeviceConfig;
+use tessera_shard_worker::{DeviceConfig, Dtype, Quantization, WeightFormat};
 use tessera_types::ModelSpec;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, RegistryArgs, ReplicaArgs, TlsArgs,
-        TransportArg,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs,
+        ReplicaArgs, TlsArgs, TransportArg,
     },
     device::DeviceArg,
+    memory::free_memory,
 };
 
 /// Calls in progress may end within this when a process stops.
 const GRACE: Duration = Duration::from_secs(3);
 /// A worker that stops waits this long for its coordinator to let it go.
 const DRAIN: Duration = Duration::from_secs(4);
+/// A router takes no more memory for images unless it is told so.
+const MOST_IMAGE_MEMORY: u64 = 8 << 30;
 
 /// The model to serve.
 #[derive(Clone, Debug)]
@@ -63,7 +66,7 @@ impl Model {
 }
 
 /// A shape by name, or from a configuration file or folder.
-fn shape(model: &str) -> Result<ModelSpec> {
+pub(crate) fn shape(model: &str) -> Result<ModelSpec> {
     if let Some(spec) = ModelSpec::by_name(model) {
         return Ok(spec);
     }
@@ -96,6 +99,17 @@ pub(crate) fn shard_worker(
         drain: DRAIN,
         grace: GRACE,
     })
+}
+
+/// Whether ranks can compute as they are asked to; those of a cluster say so themselves.
+///
+/// # Errors
+/// What no rank of the device could do.
+pub(crate) fn check(args: &ComputeArgs, replica: &ReplicaArgs) -> Result<()> {
+    if let (DeviceArg::Cuda(_), DtypeArg::F32) = (args.device, replica.dtype) {
+        bail!("--dtype f32: GPUs compute in bf16 alone");
+    }
+    Ok(())
 }
 
 fn device(args: &ComputeArgs, (nth, ranks): (u16, u16)) -> Result<DeviceConfig> {
@@ -162,6 +176,17 @@ impl Identity {
     }
 }
 
+const FP8_OF_F32: &str = "--quantization fp8 goes with --dtype bf16: such weights are made of bf16 ones";
+
+/// Fails where weights cannot be quantised as asked: in these numbers, or on `device` where it is known.
+pub(crate) fn check_quantization(args: &ReplicaArgs, device: Option<DeviceArg>) -> Result<()> {
+    if args.quantization == QuantizationArg::Fp8 {
+        ensure!(args.dtype == DtypeArg::Bf16, FP8_OF_F32);
+        ensure!(device != Some(DeviceArg::Cpu), "--quantization fp8 goes with --device cuda or sim:NAME, and the device is cpu");
+    }
+    Ok(())
+}
+
 /// A coordinator's configuration.
 pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr) -> tessera_coordinator::Config {
     let source = match &model.source {
@@ -170,10 +195,9 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
     };
     let usual = tessera_coordinator::Config::new(unique("replica"), listen, &model.name, source, args.tp);
     tessera_coordinator::Config {
-        dtype: match args.dtype {
-            DtypeArg::F32 => "f32".into(),
-            DtypeArg::Bf16 => "bf16".into(),
-        },
+        dtype: dtype_name(args.dtype).into(),
+        vision_parallel: args.vision_parallel,
+        quantization: quantization_name(args.quantization).into(),
         elastic: args.elastic,
         transport: match args.transport {
             TransportArg::Auto => tessera_coordinator::Transport::Auto,
@@ -182,10 +206,37 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
         },
         max_context: args.max_context,
         max_sequences: args.max_sequences as usize,
-        step_tokens: args.step_tokens as usize,
+        step_tokens: args.step_tokens.map(|tokens| tokens as usize),
         queue: args.queue as usize,
         ..usual
     }
+}
+
+/// What a precision is called on the wire.
+pub(crate) fn dtype_name(dtype: DtypeArg) -> &'static str {
+    match dtype {
+        DtypeArg::F32 => "f32",
+        DtypeArg::Bf16 => "bf16",
+    }
+}
+
+/// What a quantisation is called on the wire.
+pub(crate) fn quantization_name(quantization: QuantizationArg) -> &'static str {
+    match quantization {
+        QuantizationArg::None => "",
+        QuantizationArg::Fp8 => "fp8",
+    }
+}
+
+/// What weights are kept in.
+pub(crate) fn format(dtype: DtypeArg, quantization: QuantizationArg) -> Result<WeightFormat> {
+    let (dtype, quantization) = match (dtype, quantization) {
+        (DtypeArg::F32, QuantizationArg::Fp8) => bail!(FP8_OF_F32),
+        (DtypeArg::F32, QuantizationArg::None) => (Dtype::F32, None),
+        (DtypeArg::Bf16, QuantizationArg::None) => (Dtype::Bf16, None),
+        (DtypeArg::Bf16, QuantizationArg::Fp8) => (Dtype::Bf16, Some(Quantization::Fp8)),
+    };
+    Ok(WeightFormat { dtype, quantization })
 }
 
 /// A router's configuration.
@@ -194,7 +245,9 @@ pub(crate) fn router(args: &FrontArgs, model: &Model, max_context: Option<u32>) 
         Source::Folder(folder) => tessera_router::ModelSource::Folder(folder.clone()),
         Source::Dummy(spec) => tessera_router::ModelSource::Shape(spec.clone()),
     };
-    let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..RouterConfig::new(&model.name, source) };
+    let image_memory = args.image_memory.unwrap_or_else(|| (free_memory() / 4).min(MOST_IMAGE_MEMORY));
+    let usual = RouterConfig::new(&model.name, source).with_image_memory(image_memory);
+    let mut config = RouterConfig { grpc: args.grpc, http: args.http, ..usual };
     config.front_tls = front_tls(&args.tls);
     config.max_connections = args.max_connections as usize;
     config.max_context = max_context.map(|tokens| tokens as usize);
@@ -222,12 +275,4 @@ fn front_tls(args: &FrontTlsArgs) -> Option<CertFiles> {
 /// A name no other process has.
 pub(crate) fn unique(role: &str) -> String {
     format!("{role}-{:016x}", rand::random::<u64>())
-}
-
-/// Memory that can be had without swapping, in bytes.
-fn free_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(4 << 30, |kib| kib << 10)
 }

@@ -14,7 +14,11 @@ use tessera_service::Tls;
 use tokio::time::sleep;
 
 use self::cluster::Cluster;
-use crate::{cli::StatusArgs, settings};
+use crate::{
+    cli::StatusArgs,
+    settings,
+    table::{aligned, row},
+};
 
 /// Between two pictures.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -85,8 +89,19 @@ impl Cluster {
     }
 
     fn table(&self) -> String {
-        let mut rows =
-            vec![row(["REPLICA", "STATE", "TP", "EPOCH", "RUNNING", "WAITING", "QUEUED", "KV", "GROUPS", "LAST LOSS"])];
+        let mut rows = vec![row([
+            "REPLICA",
+            "STATE",
+            "TP",
+            "EPOCH",
+            "RUNNING",
+            "WAITING",
+            "QUEUED",
+            "KV",
+            "GROUPS",
+            "LAST LOSS",
+            "PROBLEM",
+        ])];
         for (record, info) in &self.replicas {
             let condition = match info {
                 None => "silent",
@@ -96,19 +111,22 @@ impl Cluster {
                 Some(info) if info.groups == 0 => "standing by",
                 Some(_) => "forming",
             };
+            // The record may be of a time before the registry was away.
+            let epoch = info.as_ref().map_or(record.epoch, |info| info.epoch);
             let told = info.clone().unwrap_or_default();
             let share = 100 * told.kv_blocks_used / told.kv_blocks.max(1);
             rows.push(row([
                 record.id.as_str(),
                 condition,
                 &told.tp.to_string(),
-                &record.epoch.to_string(),
+                &epoch.to_string(),
                 &told.running.to_string(),
                 &told.waiting.to_string(),
                 &told.queued_tokens.to_string(),
                 &format!("{share} %"),
                 &told.groups.to_string(),
-                [told.problem.as_str(), &told.last_loss].into_iter().find(|text| !text.is_empty()).unwrap_or("-"),
+                or_dash(&told.last_loss),
+                or_dash(&told.problem),
             ]));
         }
         let mut text = aligned(&rows);
@@ -140,31 +158,6 @@ fn state(record: &WorkerRecord) -> &'static str {
     }
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
-/// Columns as wide as their widest cell, two spaces apart.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [row(["A", "LONG NAME", "C"]), row(["aaaa", "b", "c"])];
-        assert_eq!(aligned(&rows), "A     LONG NAME  C\naaaa  b          c\n");
-    }
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
 }

@@ -1,6 +1,7 @@
 //! What makes a process a good citizen: telemetry, metrics, health, reflection, TLS, serving, shutdown.
 
 mod channel;
+mod complaint;
 mod config;
 mod connection;
 mod health;
@@ -17,11 +18,11 @@ mod tls;
 pub mod trace_context;
 
 pub use channel::{PeerError, peer, reason};
+pub use complaint::Complaint;
 pub use config::{LogFormat, TelemetryConfig};
 pub use health::{Health, HealthService, Phase};
 pub use http_server::serve_http;
 pub use reflection::{ReflectionError, reflection};
-pub use seldom::Complaint;
 pub use server::{Bound, ServeError, bind, finish, routes, serve};
 pub use shutdown::on_signal;
 pub use status::{scrape, serve_status};

@@ -1,7 +1,7 @@
 //! Logs to standard error, and spans by OTLP where an endpoint is configured.
 
 use std::{
-    io::{IsTerminal, stderr},
+    io::{IsTerminal, StderrLock, Write, stderr},
     time::Duration,
 };
 
@@ -17,6 +17,9 @@ use tracing_subscriber::{
 };
 
 use crate::{LogFormat, TelemetryConfig};
+
+/// What a terminal takes for an order to go to the line's beginning and to clear it.
+const CLEAR_LINE: &[u8] = b"\r\x1b[K";
 
 /// Telemetry that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ impl Telemetry {
         let filter = EnvFilter::try_new(&config.filter);
         let filter =
             filter.map_err(|error| TelemetryError::Filter { filter: config.filter.clone(), problem: error.to_string() })?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+        let lines = tracing_subscriber::fmt::layer().with_writer(line).with_ansi(stderr().is_terminal());
         let lines = match config.format {
             LogFormat::Human => lines.boxed(),
             LogFormat::Json => lines.json().boxed(),
@@ -69,6 +72,16 @@ impl Telemetry {
         let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
         Ok(Self { spans })
     }
+}
+
+/// Where a line goes. On a terminal it takes the place of a bar that is drawn there, which comes again below.
+fn line() -> StderrLock<'static> {
+    let mut out = stderr().lock();
+    if out.is_terminal() {
+        // With standard error gone there is nobody left to tell.
+        let _ = out.write_all(CLEAR_LINE);
+    }
+    out
 }
 
 /// Tessera's own spans, whatever the logs show. The libraries below make spans for every frame they send, the exporter's

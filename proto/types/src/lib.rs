@@ -4,9 +4,11 @@
 //! newtypes and parameters are validated once, where they enter.
 
 mod device_slice;
+mod encode;
 mod fnv;
 mod grid;
 mod ids;
+mod mix;
 mod model;
 mod model_config;
 mod plan;
@@ -15,9 +17,11 @@ mod sampling;
 mod shard;
 
 pub use device_slice::{DeviceDtype, DeviceSlice};
+pub use encode::{EncodeCosts, EncodePlan, EncodeTime, GroupFigures, UnknownVisionParallel, VisionParallel};
 pub use fnv::Fnv1a;
 pub use grid::{Grid, PlacedImage};
 pub use ids::{BlockId, Epoch, ImageKey, Rank, RequestId, SequenceId, StepId, TokenId, special};
+pub use mix::mix;
 pub use model::{DecoderSpec, ModelSpec, VisionSpec};
 pub use model_config::ModelConfigError;
 pub use plan::{Chunk, ImageEncode, PromptLogprobs, Sampled, SequenceStart, StepOutput, StepPlan, StepTimings, TokenLogprob};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{ModelSpec, Rank};
+use crate::{ModelSpec, Rank, VisionParallel, VisionSpec};
 
 /// Row-parallel products sum this many fixed segments of the inner dimension, joined as a binary tree whose upper
 /// levels are the all-reduce. 1, 2, 4 and 8 ranks then add the same numbers in the same order.
@@ -25,6 +25,8 @@ pub struct ShardPlan {
     pub vocab: Range<usize>,
     /// The vision encoder's and the adapter's slice.
     pub vision: Option<VisionShard>,
+    /// How images are shared, and so whether the rank holds that slice, the whole encoder, or both.
+    pub vision_parallel: VisionParallel,
 }
 
 /// The slice of the vision encoder and the adapter that one rank holds.
@@ -36,6 +38,13 @@ pub struct VisionShard {
     pub ffn: Range<usize>,
     /// Columns of the adapter's hidden layer.
     pub adapter: Range<usize>,
+}
+
+impl VisionShard {
+    /// All of an encoder whose features are `dim` wide.
+    pub fn whole(vision: &VisionSpec, dim: usize) -> Self {
+        Self { heads: 0..vision.heads, ffn: 0..vision.ffn_dim, adapter: 0..dim }
+    }
 }
 
 /// A degree at which the model cannot be split.
@@ -65,7 +74,7 @@ pub enum ShardError {
 }
 
 impl ShardPlan {
-    /// The slice of `rank` in a group of `tp`.
+    /// The slice of `rank` in a group of `tp` that encodes images by tensor.
     pub fn new(spec: &ModelSpec, tp: usize, rank: Rank) -> Result<Self, ShardError> {
         if !matches!(tp, 1 | 2 | 4 | 8) {
             return Err(ShardError::Degree(tp));
@@ -98,7 +107,14 @@ impl ShardPlan {
             ffn: even("the decoder's feed-forward width", d.ffn_dim)?,
             vocab: (r * vocab_rows).min(d.vocab_size)..((r + 1) * vocab_rows).min(d.vocab_size),
             vision: vision.transpose()?,
+            vision_parallel: VisionParallel::Tensor,
         })
+    }
+
+    /// The same, where images are shared otherwise. To a rank that has no others it is all one.
+    pub fn sharing_images(self, parallel: VisionParallel) -> Self {
+        let vision_parallel = if self.tp == 1 { VisionParallel::Tensor } else { parallel };
+        Self { vision_parallel, ..self }
     }
 
     /// Segments of a row-parallel product that this rank sums itself.

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{choose::Candidate, prefixes::Prefixes};
+use super::{choose::Candidate, prefixes::Prefixes, weights::Weights};
 
 /// One replica.
 pub(crate) struct Replica {
@@ -47,8 +47,7 @@ pub(crate) struct Replica {
 
 #[derive(Default)]
 struct Condition {
-    /// What its weights are known by; `None` while it has not said so, or does not answer.
-    weights: Option<Arc<str>>,
+    weights: Weights,
     /// Why nothing can be sent there, behind the replica's name.
     problem: Option<String>,
     complaint: Complaint,
@@ -94,7 +93,12 @@ impl Replica {
 
     /// What its weights are known by, if it has said so.
     pub(crate) fn weights(&self) -> Option<Arc<str>> {
-        self.condition.lock().weights.clone()
+        self.condition.lock().weights.name()
+    }
+
+    /// Since when it has had which weights, as far as that counts among replicas.
+    pub(super) fn weights_held(&self, now: Instant) -> Option<(Instant, Arc<str>)> {
+        self.condition.lock().weights.held(now)
     }
 
     /// Puts `tokens` in its account.
@@ -157,9 +161,9 @@ impl Replica {
         self.queued_tokens.load(Relaxed) + self.sent_tokens.load(Relaxed)
     }
 
-    /// Notes what its weights are known by.
-    pub(super) fn holds(&self, weights: Option<Arc<str>>) {
-        self.condition.lock().weights = weights;
+    /// Notes what its weights are known by, and how old its group is.
+    pub(super) fn holds(&self, weights: Option<Arc<str>>, age: Duration) {
+        self.condition.lock().weights.tell(weights, age, Instant::now());
     }
 
     /// Why nothing can be sent there, in a sentence that names it.

@@ -10,7 +10,7 @@ use super::{MAX_LOSSES, Session, upstream::Upstream};
 use crate::{
     RequestError,
     event::Accepted,
-    replicas::{Replica, Wanted},
+    replicas::{Replica, Wanted, weights},
 };
 
 /// How soon clients are told to come back when there is no replica, or no router.
@@ -100,6 +100,8 @@ impl Session {
         let id = format!("{}#{:08x}", self.prepared.id, rand::random::<u32>());
         let request = self.request(&id, &sequences);
         let load = replica.begin(self.prepared.tokens.len() as u64);
+        // What it was chosen for; it was asked up to a moment ago, and may have been given others since.
+        let wanted = self.weights.clone().or_else(|| replica.weights());
         let mut call = tonic::Request::new(request);
         self.prepared.trace.inject(call.metadata_mut());
         let stream = replica.client().generate(call).await?.into_inner();
@@ -108,6 +110,10 @@ impl Session {
         let Some(WireEvent::Accepted(accepted)) = first else {
             return Err(Status::unavailable("the replica did not begin with `accepted`"));
         };
+        let told = weights(&accepted.model_fingerprint, &accepted.weight_format).or_else(|| replica.weights());
+        if wanted.is_some() && wanted != told {
+            return Err(Status::failed_precondition("the replica has other weights now"));
+        }
         if self.accepted.is_some() {
             self.resumed();
         }
@@ -118,9 +124,7 @@ impl Session {
             queue_position: accepted.queue_position,
         });
         replica.remember(&self.prefix);
-        if self.weights.is_none() {
-            self.weights = replica.weights();
-        }
+        self.weights = told;
         self.prompt_logprobs.clear();
         self.upstream = Some(upstream);
         Ok(())

@@ -53,6 +53,14 @@ pub(crate) struct Script {
     pub(crate) shape: String,
     /// What its weights are known by.
     pub(crate) fingerprint: String,
+    /// What they are known by once it accepts a request, where that is something else.
+    pub(crate) accepts_with: Option<String>,
+    /// How old it says that its group is.
+    pub(crate) group_age: Duration,
+    /// Refuses to say how it is.
+    pub(crate) mute: bool,
+    /// How they are quantised.
+    pub(crate) quantization: String,
 }
 
 impl Default for Script {
@@ -71,6 +79,10 @@ impl Default for Script {
             model: String::new(),
             shape: String::new(),
             fingerprint: String::new(),
+            accepts_with: None,
+            group_age: Duration::ZERO,
+            mute: false,
+            quantization: String::new(),
         }
     }
 }
@@ -191,14 +203,19 @@ impl Coordinator for Fake {
 
     async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
         let script = self.script.lock();
+        if script.mute {
+            return Err(Status::unavailable("not now"));
+        }
         Ok(Response::new(GetInfoResponse {
             max_context: script.max_context,
             queued_tokens: script.queued_tokens,
             epoch: script.epoch,
             ready: script.ready,
+            group_age_ms: script.group_age.as_millis() as u64,
             model: script.model.clone(),
             model_spec: script.shape.clone(),
             model_fingerprint: script.fingerprint.clone(),
+            quantization: script.quantization.clone(),
             ..Default::default()
         }))
     }
@@ -210,7 +227,8 @@ async fn say(events: &Events, event: Event) {
 }
 
 async fn speak(events: &Events, request: GenerateRequest, script: Script, seen: &Seen) {
-    say(events, Event::Accepted(Accepted { queue_position: 3 })).await;
+    let model_fingerprint = script.accepts_with.unwrap_or(script.fingerprint);
+    say(events, Event::Accepted(Accepted { queue_position: 3, model_fingerprint, weight_format: String::new() })).await;
     if script.hang {
         std::future::pending::<()>().await;
     }

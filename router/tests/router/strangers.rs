@@ -49,9 +49,14 @@ fn of_weights(fingerprint: &str) -> Script {
     Script { fingerprint: fingerprint.into(), ..Script::default() }
 }
 
+/// One whose group is older than any other's, whoever is asked first.
+fn first_of_weights(fingerprint: &str) -> Script {
+    Script { group_age: Duration::from_secs(600), ..of_weights(fingerprint) }
+}
+
 #[tokio::test]
 async fn replicas_with_other_weights_than_the_first_wait_until_it_leaves() {
-    let house = House::with(config(), vec![of_weights("aa"), of_weights("bb"), of_weights("aa")]).await;
+    let house = House::with(config(), vec![first_of_weights("aa"), of_weights("bb"), of_weights("aa")]).await;
     eventually("two of three are ready", || house.ready() == 2).await;
     house.until_healthy(200, "has other weights than replica-0: bb in , not aa in ").await;
     for _ in 0..20 {
@@ -63,6 +68,13 @@ async fn replicas_with_other_weights_than_the_first_wait_until_it_leaves() {
     eventually("the newcomer takes over", || house.ready() == 1).await;
     house.client().await.generate_once(ask(v1::Sampling::default())).await.unwrap();
     assert_eq!(house.fakes[1].seen.calls(), 1);
+}
+
+#[tokio::test]
+async fn the_same_weights_quantised_are_others() {
+    let house = House::with(config(), vec![of_weights("aa"), Script { quantization: "fp8".into(), ..of_weights("aa") }]).await;
+    house.until_healthy(200, "has other weights than replica-0: aa in +fp8, not aa in ").await;
+    assert_eq!(house.ready(), 1);
 }
 
 #[tokio::test]
@@ -116,4 +128,66 @@ async fn health_notices_that_the_only_replica_broke() {
     config.request_id = "doomed".into();
     let _ = house.client().await.generate_once(config).await;
     house.until_healthy(503, "0 of 1 replicas are ready").await;
+}
+
+#[tokio::test]
+async fn weights_that_are_replaced_in_place_do_not_switch_the_others_off() {
+    let house = House::with(config(), vec![first_of_weights("aa"), of_weights("aa"), of_weights("aa")]).await;
+    eventually("all are ready", || house.ready() == 3).await;
+    house.fakes[0].script(|script| script.fingerprint = "bb".into());
+    house.until_healthy(200, "replica-0 at").await;
+    house.until_healthy(200, ": bb in , not aa in ").await;
+    let before = house.fakes[0].seen.calls();
+    for _ in 0..20 {
+        house.client().await.generate_once(ask(v1::Sampling::default())).await.unwrap();
+    }
+    assert_eq!((house.ready(), house.fakes[0].seen.calls()), (2, before));
+    for at in [1, 2] {
+        house.fakes[at].script(|script| script.fingerprint = "bb".into());
+    }
+    eventually("all have the new ones", || house.ready() == 3).await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_once_still_decides_which_weights_are_served() {
+    let house = House::with(config(), vec![first_of_weights("aa"), of_weights("bb"), of_weights("aa")]).await;
+    eventually("two of three are ready", || house.ready() == 2).await;
+    house.fakes[0].script(|script| script.mute = true);
+    house.until_healthy(200, "does not answer: not now").await;
+    // Long enough for both others to have been asked again.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    house.until_healthy(200, "has other weights than replica-0: bb").await;
+    assert_eq!(house.ready(), 1, "neither the one that is silent nor the one of other weights");
+    house.fakes[0].script(|script| script.mute = false);
+    eventually("it answers again", || house.ready() == 2).await;
+    house.client().await.generate_once(ask(v1::Sampling::default())).await.unwrap();
+    assert_eq!(house.fakes[1].seen.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_replica_that_accepts_a_request_with_other_weights_than_it_was_chosen_for_is_left_at_once() {
+    let changed = Script { accepts_with: Some("bb".into()), ..of_weights("aa") };
+    let house = House::with(config(), vec![changed, Script { queued_tokens: 1 << 20, ..of_weights("aa") }]).await;
+    eventually("both are ready", || house.ready() == 2).await;
+    for _ in 0..5 {
+        house.client().await.generate_once(ask(v1::Sampling::default())).await.unwrap();
+    }
+    eventually("nothing runs on with other weights", || house.fakes[0].seen.running() == 0).await;
+    assert!(house.fakes[0].seen.calls() > 0 && house.fakes[1].seen.calls() == 5);
+}
+
+#[tokio::test]
+async fn who_shows_no_key_is_told_how_many_replicas_are_ready_and_no_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, "open\n").unwrap();
+    let mut config = config();
+    config.api_keys = tessera_router::ApiKeys::read(&file).unwrap();
+    let house = House::with(config, vec![first_of_weights("aa"), of_weights("bb")]).await;
+    house.until_healthy(200, r#""replicas":{"known":2,"ready":1}"#).await;
+    let (_, told) = house.get("/health").await;
+    assert!(!told.contains("replica-1") && !told.contains("127.0.0.1") && !told.contains("weights"), "{told}");
+    let asked = reqwest::Client::new().get(format!("{}/health", house.http)).bearer_auth("open").send().await.unwrap();
+    let told = asked.text().await.unwrap();
+    assert!(told.contains("replica-1") && told.contains(&house.fakes[1].address.to_string()), "{told}");
 }

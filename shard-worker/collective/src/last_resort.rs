@@ -38,7 +38,8 @@ impl LastResort {
         self.limit
     }
 
-    pub(crate) fn follow(&self, why: &str) {
+    /// Does it, and says why.
+    pub fn follow(&self, why: &str) {
         (self.act)(why);
     }
 }

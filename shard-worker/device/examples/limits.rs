@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use tessera_device::cpu::{CpuConfig, CpuDevice, CpuMatrix, bench};
-use tessera_device::{Device, DeviceError, Dtype, MatrixSource, SourceDtype};
+use tessera_device::{Device, DeviceError, Dtype, MatrixSource, Origin, SourceDtype};
 
 const DIM: usize = 2048;
 const FFN: usize = 5632;
@@ -78,7 +78,12 @@ impl Model {
         let mut weight = |out: usize, inner: usize, segments: &[usize]| {
             bytes += (2 * out * inner) as f64;
             let rows = (0..out as u32).collect();
-            let source = MatrixSource { bytes: &file, dtype: SourceDtype::Bf16, stride: inner, rows, columns: 0..inner };
+            let source = MatrixSource {
+                origin: Origin::Stored { bytes: &file, dtype: SourceDtype::Bf16 },
+                stride: inner,
+                rows,
+                columns: 0..inner,
+            };
             device.load_matrix(&[source], segments)
         };
         let eighths = |inner: usize| (0..=8).map(|i| i * inner / 8).collect::<Vec<_>>();

@@ -51,6 +51,14 @@ pub enum DeviceError {
         /// What the driver said.
         error: String,
     },
+    /// The device is lost to this process: whatever it is asked for fails from now on.
+    #[error("{operation}: {error}; this process can use the GPU no more")]
+    Broken {
+        /// What was tried.
+        operation: &'static str,
+        /// What the driver said.
+        error: String,
+    },
     /// Only other numbers are known to the device.
     #[error("{device} computes in {known} alone, and was asked for {asked}")]
     Dtype {

@@ -8,25 +8,20 @@ mod choosing;
 pub mod cpu;
 pub mod cuda;
 mod error;
+mod format;
+mod made_up;
 pub mod sim;
 mod source;
 
 pub use choosing::{Choosing, LogitEdit};
 pub use error::DeviceError;
-pub use source::{MatrixSource, SourceDtype};
+pub use format::{Dtype, Quantization, WeightFormat};
+pub use made_up::MadeUp;
+pub use source::{MatrixSource, Origin, SourceDtype};
 
 use std::ops::Range;
 
 use tessera_types::{BLOCK_TOKENS, BlockId, DeviceSlice, TokenId};
-
-/// The numbers weights and the cache are kept in. Arithmetic is f32 on CPUs whatever this says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit floats: what the golden values are checked in.
-    F32,
-    /// bfloat16: half the memory and bandwidth.
-    Bf16,
-}
 
 /// The shape of a rank's paged cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +43,7 @@ impl CacheShape {
     /// [`CacheShape::VECTOR`].
     pub fn bytes(self) -> usize {
         let width = self.head_dim.next_multiple_of(Self::VECTOR);
-        let number = match self.dtype {
-            Dtype::F32 => size_of::<f32>(),
-            Dtype::Bf16 => size_of::<u16>(),
-        };
-        2 * self.layers * self.blocks * self.kv_heads * width * BLOCK_TOKENS * number
+        2 * self.layers * self.blocks * self.kv_heads * width * BLOCK_TOKENS * self.dtype.bytes()
     }
 
     /// Numbers in a vector.
@@ -138,6 +129,11 @@ pub trait Device: Send {
         self.tensor(rows, cols)
     }
 
+    /// A matrix as [`Device::working`] makes them, for what outlives the pass.
+    fn lasting(&self, rows: usize, cols: usize) -> Result<Self::Tensor, DeviceError> {
+        self.working(rows, cols)
+    }
+
     /// Hands a pass's rows to the device.
     fn place<'a>(&self, rows: Rows<'a>) -> Result<Self::Placed<'a>, DeviceError>;
 
@@ -164,11 +160,21 @@ pub trait Device: Send {
         Ok(true)
     }
 
-    /// Packs a weight from checkpoint bytes. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
+    /// Waits until all that was asked for is done, where calls return before it is.
+    fn finish(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Packs a weight from checkpoint bytes, or makes it up. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
     ///
     /// `segments` bounds the runs of the inner dimension that are summed apart and joined as a binary tree
     /// (`tessera_types::segment_bounds`); `[0, in]` for a plain sum in order.
     fn load_matrix(&mut self, sources: &[MatrixSource<'_>], segments: &[usize]) -> Result<Self::Matrix, DeviceError>;
+
+    /// Packs a weight that bears fewer bits, as [`Device::load_matrix`] does or quantised, where the device was set up so.
+    fn load_quantisable(&mut self, sources: &[MatrixSource<'_>], segments: &[usize]) -> Result<Self::Matrix, DeviceError> {
+        self.load_matrix(sources, segments)
+    }
 
     /// Loads a vector, widened to f32.
     fn load_vector(&mut self, source: &MatrixSource<'_>) -> Result<Self::Vector, DeviceError>;
@@ -338,6 +344,10 @@ pub trait Device: Send {
         let _ = work;
         Err(DeviceError::Shape { operation: "record", detail: "this device records nothing".into() }.into())
     }
+
+    /// All recordings are gone: what was set apart for them can be used again. What a device refuses to record depends on what it
+    /// was asked for since, so that ranks that are asked alike refuse alike.
+    fn forget_recordings(&self) {}
 
     /// Does again what was recorded, with the rows placed last for its key.
     fn replay(&self, recording: &Self::Recording) -> Result<(), DeviceError> {

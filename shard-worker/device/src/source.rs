@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::DeviceError;
+use crate::{DeviceError, MadeUp};
 
 /// How a checkpoint stores numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +27,25 @@ impl SourceDtype {
     }
 }
 
-/// A slice of a 2-D tensor `[_, stride]` that lies in a mapped file: chosen rows, and a run of columns of each.
-/// A vector is one row.
+/// Where a tensor's numbers come from.
+#[derive(Clone, Debug)]
+pub enum Origin<'a> {
+    /// A checkpoint.
+    Stored {
+        /// The whole tensor's bytes, little-endian; only the slice's are touched.
+        bytes: &'a [u8],
+        /// What they are.
+        dtype: SourceDtype,
+    },
+    /// Nowhere.
+    MadeUp(&'a MadeUp),
+}
+
+/// A slice of a 2-D tensor `[_, stride]`: chosen rows, and a run of columns of each. A vector is one row.
 #[derive(Clone, Debug)]
 pub struct MatrixSource<'a> {
-    /// The whole tensor's bytes, little-endian; only the slice's are touched.
-    pub bytes: &'a [u8],
-    /// What they are.
-    pub dtype: SourceDtype,
+    /// The tensor's numbers.
+    pub origin: Origin<'a>,
     /// Numbers from one row of the tensor to the next.
     pub stride: usize,
     /// Rows of the tensor in the order wanted (permuted for rotary pairs where the layout asks for it).
@@ -55,19 +66,24 @@ impl MatrixSource<'_> {
         if self.columns.start > self.columns.end || self.columns.end > self.stride {
             return failed(format!("columns {:?} of rows of {}", self.columns, self.stride));
         }
-        let Some(last) = self.rows.iter().max() else { return Ok(()) };
-        let end = (*last as usize * self.stride).saturating_add(self.columns.end).saturating_mul(self.dtype.size());
-        if end > self.bytes.len() {
-            return failed(format!("row {last} of {} numbers ends at byte {end} of {}", self.stride, self.bytes.len()));
+        let (Some(last), Origin::Stored { bytes, dtype }) = (self.rows.iter().max(), &self.origin) else { return Ok(()) };
+        let end = (*last as usize * self.stride).saturating_add(self.columns.end).saturating_mul(dtype.size());
+        if end > bytes.len() {
+            return failed(format!("row {last} of {} numbers ends at byte {end} of {}", self.stride, bytes.len()));
         }
         Ok(())
     }
 
     /// Part `columns` (counted from the slice's first) of its `row`th row.
     pub(crate) fn read<N: Number>(&self, row: usize, columns: Range<usize>, out: &mut [N]) {
-        let start = self.rows[row] as usize * self.stride + self.columns.start;
-        let size = self.dtype.size();
-        read(&self.bytes[(start + columns.start) * size..(start + columns.end) * size], self.dtype, out);
+        let first = self.columns.start + columns.start;
+        match &self.origin {
+            Origin::Stored { bytes, dtype } => {
+                let start = self.rows[row] as usize * self.stride + first;
+                read(&bytes[start * dtype.size()..(start + columns.len()) * dtype.size()], *dtype, out);
+            }
+            Origin::MadeUp(how) => how.read(self.rows[row].into(), first, out),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use tessera_device::cpu::CpuDevice;
-use tessera_device::{Device, DeviceError, Dtype, MatrixSource, SourceDtype};
+use tessera_device::{Device, DeviceError, Dtype, MatrixSource, Origin, SourceDtype};
 
 fn multiply(device: &mut CpuDevice, x: &[f32], w: &[f32], inner: usize, segments: &[usize]) -> Vec<f32> {
     let matrix = weight(device, w, inner, segments);
@@ -121,7 +121,8 @@ fn sources_are_stacked_sliced_and_reordered() {
     let values = random.numbers(20 * 30);
     for dtype in [SourceDtype::F32, SourceDtype::Bf16, SourceDtype::F16] {
         let bytes = bytes(&values, dtype);
-        let source = |rows: Vec<u32>| MatrixSource { bytes: &bytes, dtype, stride: 30, rows, columns: 7..19 };
+        let source =
+            |rows: Vec<u32>| MatrixSource { origin: Origin::Stored { bytes: &bytes, dtype }, stride: 30, rows, columns: 7..19 };
         let (first, second) = (source(vec![3, 1, 19]), source((0..20).rev().collect()));
         let mut device = device(2, Dtype::F32);
         let matrix = device.load_matrix(&[first, second], &[0, 12]).unwrap();
@@ -149,7 +150,12 @@ fn only_the_bytes_of_the_slice_are_needed() {
     // Rows 2 and 3 of a tensor whose bytes end with the slice: reading beyond would fail.
     let values: Vec<f32> = (0..14).map(|x| x as f32).collect();
     let bytes = bytes(&values, SourceDtype::F32);
-    let source = MatrixSource { bytes: &bytes, dtype: SourceDtype::F32, stride: 4, rows: vec![2, 3], columns: 0..2 };
+    let source = MatrixSource {
+        origin: Origin::Stored { bytes: &bytes, dtype: SourceDtype::F32 },
+        stride: 4,
+        rows: vec![2, 3],
+        columns: 0..2,
+    };
     let mut device = device(1, Dtype::F32);
     let matrix = device.load_matrix(&[source], &[0, 2]).unwrap();
     let x = tensor(&device, &[1.0, 0.0, 0.0, 1.0], 2);

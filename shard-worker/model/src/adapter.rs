@@ -3,7 +3,7 @@
 use tessera_device::Device;
 
 use crate::ModelError;
-use crate::ranks::Ranks;
+use crate::ranks::Reduce;
 use crate::slices::VisionSlices;
 use crate::weights::Loader;
 
@@ -31,8 +31,13 @@ impl<D: Device> Adapter<D> {
         })
     }
 
+    /// Width of what comes out.
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// `[patches, vision width]` to `[patches, dim]`.
-    pub(crate) fn forward(&self, device: &D, ranks: &mut Ranks, x: &D::Tensor) -> Result<D::Tensor, ModelError> {
+    pub(crate) fn forward(&self, device: &D, ranks: &mut impl Reduce, x: &D::Tensor) -> Result<D::Tensor, ModelError> {
         let (rows, _) = device.shape(x);
         let mut hidden = device.working(rows, self.hidden)?;
         let mut out = device.working(rows, self.dim)?;

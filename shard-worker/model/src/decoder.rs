@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::error::{ModelError, PlanError};
 use crate::layer::{Layer, LayerSizes, Scratch};
 use crate::passes::Passes;
-use crate::ranks::{Gathered, Ranks};
+use crate::ranks::{Gathered, Ranks, Reduce};
 use crate::slices::ShardSlices;
 use crate::weights::Loader;
 
@@ -38,7 +38,6 @@ impl<D: Device> Decoder<D> {
     ) -> Result<Self, ModelError> {
         let d = &spec.decoder;
         let output_rows = plan.vocab_rows(spec);
-        let heads = Heads { heads: plan.heads.len(), kv_heads: plan.kv_heads.len(), head_dim: d.head_dim };
         Ok(Self {
             embedding: loader.table(&slices.embedding)?,
             first: plan.vocab.start,
@@ -48,7 +47,7 @@ impl<D: Device> Decoder<D> {
             output_rows,
             vocab_size: d.vocab_size,
             rotary: loader.device.rotary(d.head_dim, d.rope_theta, positions)?,
-            sizes: LayerSizes { dim: d.dim, heads, ffn: plan.ffn.len(), eps: d.norm_eps },
+            sizes: sizes(spec, plan),
         })
     }
 
@@ -132,6 +131,18 @@ impl<D: Device> Decoder<D> {
         let gathered = ranks.all_gather(device, part)?;
         Ok(Logits { gathered, rows: rows.len(), part: self.output_rows, vocab_size: self.vocab_size })
     }
+}
+
+fn sizes(spec: &ModelSpec, plan: &ShardPlan) -> LayerSizes {
+    let d = &spec.decoder;
+    let heads = Heads { heads: plan.heads.len(), kv_heads: plan.kv_heads.len(), head_dim: d.head_dim };
+    LayerSizes { dim: d.dim, heads, ffn: plan.ffn.len(), eps: d.norm_eps }
+}
+
+/// Bytes that each row of a pass through the decoder's layers takes of a rank's device: the residual stream in f32, and
+/// what the layers share in working numbers of `working` bytes. Not what attention, logits and images take beside.
+pub fn pass_row_bytes(spec: &ModelSpec, plan: &ShardPlan, working: usize) -> usize {
+    spec.decoder.dim * size_of::<f32>() + sizes(spec, plan).scratch() * working
 }
 
 /// What a rank keeps from pass to pass.

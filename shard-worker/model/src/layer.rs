@@ -3,7 +3,7 @@
 use tessera_device::{Device, DeviceError, Heads};
 
 use crate::ModelError;
-use crate::ranks::Ranks;
+use crate::ranks::Reduce;
 use crate::slices::LayerSlices;
 use crate::weights::Loader;
 
@@ -14,6 +14,14 @@ pub(crate) struct LayerSizes {
     pub(crate) heads: Heads,
     pub(crate) ffn: usize,
     pub(crate) eps: f32,
+}
+
+impl LayerSizes {
+    /// Numbers that a row has in a [`Scratch`].
+    pub(crate) fn scratch(&self) -> usize {
+        let Heads { heads, head_dim, .. } = self.heads;
+        2 * self.dim + self.heads.fused() + heads * head_dim + 3 * self.ffn
+    }
 }
 
 /// Weights of a layer.
@@ -53,7 +61,7 @@ impl<D: Device> Scratch<D> {
     }
 
     /// Sums what the ranks have of `delta`, to be added to the residual stream.
-    fn reduce(&mut self, device: &D, ranks: &mut Ranks) -> Result<(), ModelError> {
+    fn reduce(&mut self, device: &D, ranks: &mut impl Reduce) -> Result<(), ModelError> {
         self.pending = true;
         ranks.all_reduce(device, &mut self.delta)
     }
@@ -90,7 +98,7 @@ impl<D: Device> Layer<D> {
     pub(crate) fn forward(
         &self,
         device: &D,
-        ranks: &mut Ranks,
+        ranks: &mut impl Reduce,
         eps: f32,
         scratch: &mut Scratch<D>,
         x: &mut D::Tensor,

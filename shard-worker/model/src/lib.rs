@@ -11,15 +11,17 @@
 //! chunking, nor the number of ranks.
 
 mod adapter;
+mod apart;
 mod batch;
 mod check;
 pub mod checkpoint;
 mod choose;
 mod decoder;
+mod encoder;
 mod error;
+mod figures;
 mod layer;
 mod ledger;
-mod mix;
 mod model;
 mod open;
 mod passes;
@@ -33,8 +35,9 @@ mod vision;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Fingerprint, Layout, WeightSource, shape};
+pub use decoder::pass_row_bytes;
 pub use error::{ModelError, PlanError};
 pub use model::{CacheConfig, Model};
 pub use sim::{SimModel, SimSetup};
-pub use slices::shard_parameters;
+pub use slices::shard_bytes;
 pub use weights::Progress;

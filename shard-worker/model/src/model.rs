@@ -12,14 +12,15 @@ use tessera_types::{BLOCK_TOKENS, ImageEncode, ImageKey, ModelSpec, ShardPlan};
 use crate::check::Checker;
 use crate::checkpoint::WeightSource;
 use crate::decoder::Decoder;
+use crate::encoder::Encoder;
 use crate::error::{ModelError, PlanError};
+use crate::figures::group_figures;
 use crate::ledger::Ledger;
 use crate::open::Open;
 use crate::passes::Passes;
 use crate::ranks::Ranks;
 use crate::sequences::Sequences;
 use crate::slices::ShardSlices;
-use crate::vision::Vision;
 use crate::weights::{Loader, Progress};
 
 /// The paged cache to reserve.
@@ -33,18 +34,18 @@ pub struct CacheConfig {
 
 /// One rank's shard of a model, ready to run step plans.
 pub struct Model<D: Device> {
-    // Before the group, whose collective they hold.
+    // Dropped first, since graphs hold the collective; then the collective, which must end before its device does.
     pub(crate) passes: Passes<D>,
     /// Steps that were begun, in order.
     pub(crate) open: VecDeque<Open<D>>,
-    /// When the last one ended.
+    pub(crate) ranks: Ranks,
+    /// When the last step ended.
     pub(crate) ended: Instant,
     pub(crate) spec: ModelSpec,
     pub(crate) plan: ShardPlan,
     pub(crate) device: D,
-    pub(crate) ranks: Ranks,
     pub(crate) decoder: Decoder<D>,
-    pub(crate) vision: Option<Vision<D>>,
+    pub(crate) encoder: Option<Encoder<D>>,
     pub(crate) cache: D::Cache,
     pub(crate) blocks: usize,
     pub(crate) positions: usize,
@@ -72,21 +73,20 @@ impl<D: Device> Model<D> {
         let positions = spec.max_context.min(cache.blocks * BLOCK_TOKENS);
         let mut loader = Loader::new(&mut device, source, &slices, progress)?;
         let decoder = Decoder::load(&mut loader, &spec, &plan, &slices, positions)?;
-        let vision = match (&spec.vision, &plan.vision, &slices.vision) {
-            (Some(vision), Some(shard), Some(slices)) => Some(Vision::load(&mut loader, vision, shard, slices)?),
-            _ => None,
-        };
+        let encoder = Encoder::load(&mut loader, &spec, &plan, &slices, group_figures(collective.as_ref(), cache.dtype))?;
         let d = &spec.decoder;
         let (kv_heads, head_dim) = (plan.kv_heads.len(), d.head_dim);
         let shape = CacheShape { layers: d.layers, kv_heads, head_dim, blocks: cache.blocks, dtype: cache.dtype };
         let paged = device.cache(shape)?;
+        // What went wrong behind the calls is known before anybody counts on the weights.
+        device.finish()?;
         Ok(Self {
             spec,
             plan,
             device,
             ranks: Ranks::new(collective),
             decoder,
-            vision,
+            encoder,
             cache: paged,
             blocks: cache.blocks,
             positions,
@@ -104,7 +104,7 @@ impl<D: Device> Model<D> {
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<(), ModelError> {
         fits(&self.plan, collective.as_ref())?;
         self.open.clear();
-        self.passes.clear();
+        self.passes.clear(&self.device);
         self.ranks.join(collective);
         self.sequences.clear();
         self.ledger.clear();
@@ -115,7 +115,7 @@ impl<D: Device> Model<D> {
     /// Leaves the group and keeps the weights. What was recorded goes first: a collective of devices ends only then.
     pub fn leave(&mut self) {
         self.open.clear();
-        self.passes.clear();
+        self.passes.clear(&self.device);
         self.ranks.leave(&self.device);
     }
 
@@ -147,13 +147,13 @@ impl<D: Device> Model<D> {
     /// What the vision encoder makes of images before the adapter, `[patches, vision width]` one behind the other.
     /// For inspection; all ranks call it together.
     pub fn vision_output(&mut self, images: &[ImageEncode]) -> Result<Vec<f32>, ModelError> {
-        let vision = match (&self.vision, images.first()) {
-            (Some(vision), _) => vision,
+        let encoder = match (&self.encoder, images.first()) {
+            (Some(encoder), _) => encoder,
             (None, Some(image)) => return Err(PlanError::NoVision(image.key).into()),
             (None, None) => return Ok(Vec::new()),
         };
-        let encoded = vision.encode(&self.device, &mut self.ranks, images)?;
-        Ok(self.device.read(&encoded)?)
+        let encoded = encoder.encode(&self.device, &mut self.ranks, images)?;
+        Ok(encoded.map_or(Ok(Vec::new()), |encoded| self.device.read(&encoded))?)
     }
 
     /// An encoded image behind the adapter, `[patches, dim]`; `None` if it was not encoded or is forgotten. For inspection.

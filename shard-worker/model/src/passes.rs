@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tessera_collective::CollectiveError;
 use tessera_device::Device;
 use tracing::warn;
 
 use crate::ModelError;
 
 /// By what the device tells passes apart.
-pub(crate) struct Passes<D: Device>(HashMap<u64, Pass<D>>);
+pub(crate) struct Passes<D: Device> {
+    passes: HashMap<u64, Pass<D>>,
+    /// A collective cannot be recorded here: one that refuses is lost, and must not be asked again by every group.
+    is_off: bool,
+}
 
 enum Pass<D: Device> {
     /// It was run once; the next one is recorded, for passes that come once are not worth it.
@@ -22,17 +27,18 @@ enum Pass<D: Device> {
 
 impl<D: Device> Passes<D> {
     pub(crate) fn new() -> Self {
-        Self(HashMap::new())
+        Self { passes: HashMap::new(), is_off: false }
     }
 
     /// Forgets all: what was recorded belongs to a group that is no more.
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
+    pub(crate) fn clear(&mut self, device: &D) {
+        self.passes.clear();
+        device.forget_recordings();
     }
 
     /// Passes that are replayed.
     pub(crate) fn recorded(&self) -> usize {
-        self.0.values().filter(|pass| matches!(pass, Pass::Recorded { .. })).count()
+        self.passes.values().filter(|pass| matches!(pass, Pass::Recorded { .. })).count()
     }
 
     /// Does `work` on the rows placed, or replays what was recorded of it.
@@ -42,10 +48,10 @@ impl<D: Device> Passes<D> {
         placed: &D::Placed<'_>,
         mut work: impl FnMut() -> Result<D::Tensor, ModelError>,
     ) -> Result<Arc<D::Tensor>, ModelError> {
-        let Some(key) = device.recording(placed) else { return Ok(Arc::new(work()?)) };
-        match self.0.get(&key) {
+        let Some(key) = device.recording(placed).filter(|_| !self.is_off) else { return Ok(Arc::new(work()?)) };
+        match self.passes.get(&key) {
             None => {
-                self.0.insert(key, Pass::Seen);
+                self.passes.insert(key, Pass::Seen);
                 Ok(Arc::new(work()?))
             }
             Some(Pass::Refused) => Ok(Arc::new(work()?)),
@@ -57,13 +63,14 @@ impl<D: Device> Passes<D> {
                 Ok((hidden, recording)) => {
                     let hidden = Arc::new(hidden);
                     device.replay(&recording)?;
-                    self.0.insert(key, Pass::Recorded { recording, hidden: hidden.clone() });
+                    self.passes.insert(key, Pass::Recorded { recording, hidden: hidden.clone() });
                     Ok(hidden)
                 }
                 // Nothing was done yet, so it can be done now.
                 Err(error) => {
+                    self.is_off |= matches!(error, ModelError::Collective(CollectiveError::Library { .. }));
                     warn!(%error, "a pass cannot be recorded; its kernels are launched one by one from now on");
-                    self.0.insert(key, Pass::Refused);
+                    self.passes.insert(key, Pass::Refused);
                     Ok(Arc::new(work()?))
                 }
             },

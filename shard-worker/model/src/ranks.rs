@@ -30,6 +30,12 @@ impl<D: Device> Gathered<D> {
     }
 }
 
+/// What becomes of the ranks' parts of a sum.
+pub(crate) trait Reduce {
+    /// Replaces each rank's part of a sum by the sum.
+    fn all_reduce<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<(), ModelError>;
+}
+
 pub(crate) struct Ranks {
     collective: Box<dyn Collective>,
     waited: Duration,
@@ -60,7 +66,16 @@ impl Ranks {
 
     /// Whether this rank samples and answers.
     pub(crate) fn is_first(&self) -> bool {
-        self.collective.rank() == Rank(0)
+        self.rank() == Rank(0)
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        self.collective.rank()
+    }
+
+    /// Ranks in the group.
+    pub(crate) fn size(&self) -> usize {
+        self.collective.size()
     }
 
     /// Time in collectives since this was last asked.
@@ -68,20 +83,30 @@ impl Ranks {
         std::mem::take(&mut self.waited)
     }
 
-    /// Replaces each rank's part of a sum by the sum.
-    pub(crate) fn all_reduce<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<(), ModelError> {
+    /// Waits until every rank is there, where ranks wait for each other on the host. Devices do so when they exchange
+    /// something, and [`Ranks::settle`] bounds it.
+    pub(crate) fn meet(&mut self) -> Result<(), ModelError> {
+        self.progressed();
+        if self.collective.size() == 1 || self.collective.joins_devices() {
+            return Ok(());
+        }
+        Ok(self.timed(|collective| collective.all_reduce_sum(&mut [0.0]))?)
+    }
+
+    /// Replaces every rank's numbers by those of `owner`.
+    pub(crate) fn hand_round<D: Device>(&mut self, device: &D, owner: Rank, tensor: &mut D::Tensor) -> Result<(), ModelError> {
         self.progressed();
         if self.collective.size() == 1 {
             return Ok(());
         }
         if let Some(slice) = self.joined(device, tensor) {
-            return Ok(self.collective.all_reduce_device(slice)?);
+            return Ok(self.collective.broadcast_device(owner, slice)?);
         }
         if let Some(values) = device.host_mut(tensor) {
-            return Ok(self.timed(|collective| collective.all_reduce_sum(values))?);
+            return Ok(self.timed(|collective| collective.broadcast(owner, bytemuck::cast_slice_mut(values)))?);
         }
         let mut values = device.read(tensor)?;
-        self.timed(|collective| collective.all_reduce_sum(&mut values))?;
+        self.timed(|collective| collective.broadcast(owner, bytemuck::cast_slice_mut(&mut values)))?;
         Ok(device.write(tensor, &values)?)
     }
 
@@ -161,8 +186,18 @@ impl Ranks {
     /// Waits until `done` says true, and meanwhile looks after the group: a rank that is gone may leave a device waiting for
     /// ever.
     pub(crate) fn wait(&mut self, done: &mut dyn FnMut() -> Result<bool, DeviceError>) -> Result<(), ModelError> {
-        let mut done = || done().map_err(|error| error.to_string());
-        Ok(self.collective.watch(&mut done)?)
+        let mut failure = None;
+        let watched = self.collective.watch(&mut || {
+            done().map_err(|error| {
+                let said = error.to_string();
+                failure = Some(error);
+                said
+            })
+        });
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(watched?),
+        }
     }
 
     /// Whether gathered rows are where the device can go on with them.
@@ -185,5 +220,23 @@ impl Ranks {
         let result = call(self.collective.as_mut());
         self.waited += began.elapsed();
         result
+    }
+}
+
+impl Reduce for Ranks {
+    fn all_reduce<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<(), ModelError> {
+        self.progressed();
+        if self.collective.size() == 1 {
+            return Ok(());
+        }
+        if let Some(slice) = self.joined(device, tensor) {
+            return Ok(self.collective.all_reduce_device(slice)?);
+        }
+        if let Some(values) = device.host_mut(tensor) {
+            return Ok(self.timed(|collective| collective.all_reduce_sum(values))?);
+        }
+        let mut values = device.read(tensor)?;
+        self.timed(|collective| collective.all_reduce_sum(&mut values))?;
+        Ok(device.write(tensor, &values)?)
     }
 }

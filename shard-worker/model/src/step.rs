@@ -117,11 +117,8 @@ impl<D: Device> Model<D> {
     }
 
     fn encode(&mut self, images: &[ImageEncode]) -> Result<(), ModelError> {
-        let Some(vision) = &self.vision else { return Ok(()) };
-        for group in vision.groups(images) {
-            let features = vision.features(&self.device, &mut self.ranks, group)?;
-            self.features.extend(group.iter().map(|image| image.key).zip(features));
-        }
+        let Some(encoder) = self.encoder.as_ref().filter(|_| !images.is_empty()) else { return Ok(()) };
+        self.features.extend(encoder.features(&self.device, &mut self.ranks, images)?);
         Ok(())
     }
 

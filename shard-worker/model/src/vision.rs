@@ -1,4 +1,4 @@
-//! The vision encoder's shard.
+//! The vision encoder: a rank's slice of it, or all.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use tessera_types::{ImageEncode, VisionShard, VisionSpec};
 use crate::ModelError;
 use crate::adapter::Adapter;
 use crate::layer::{Layer, LayerSizes, Scratch};
-use crate::ranks::Ranks;
+use crate::ranks::Reduce;
 use crate::slices::VisionSlices;
 use crate::weights::Loader;
 
@@ -47,10 +47,38 @@ impl<D: Device> Vision<D> {
         })
     }
 
-    /// Images that go through the encoder together: as many as have no more patches than the largest image can.
-    /// That bounds the pass's memory, while small images still share it.
-    pub(crate) fn groups<'i>(&self, images: &'i [ImageEncode]) -> Vec<&'i [ImageEncode]> {
-        let limit = self.side * self.side;
+    /// Patches of the largest image that can be.
+    pub(crate) fn most_patches(&self) -> usize {
+        self.side * self.side
+    }
+
+    /// Width of what [`Vision::features`] makes.
+    pub(crate) fn feature_width(&self) -> usize {
+        self.adapter.dim()
+    }
+
+    /// Sums of [`Vision::features`] over what ranks have, for each of its passes.
+    pub(crate) fn sums(&self) -> usize {
+        2 * self.layers.len() + 1
+    }
+
+    /// Features at the decoder's width, one tensor an image. Images go through the encoder in passes of as many as have
+    /// no more patches than the largest image can: that bounds the memory, while small images still share a pass.
+    pub(crate) fn features(
+        &self,
+        device: &D,
+        ranks: &mut impl Reduce,
+        images: &[ImageEncode],
+    ) -> Result<Vec<D::Tensor>, ModelError> {
+        let mut features = Vec::with_capacity(images.len());
+        for group in self.groups(images) {
+            self.pass(device, ranks, group, &mut features)?;
+        }
+        Ok(features)
+    }
+
+    fn groups<'i>(&self, images: &'i [ImageEncode]) -> Vec<&'i [ImageEncode]> {
+        let limit = self.most_patches();
         let (mut groups, mut first, mut patches) = (Vec::new(), 0, 0);
         for (i, image) in images.iter().enumerate() {
             if i > first && patches + image.grid.patches() > limit {
@@ -66,7 +94,7 @@ impl<D: Device> Vision<D> {
     }
 
     /// Features of images, one behind the other, at the encoder's width: `[patches, vision width]`.
-    pub(crate) fn encode(&self, device: &D, ranks: &mut Ranks, images: &[ImageEncode]) -> Result<D::Tensor, ModelError> {
+    pub(crate) fn encode(&self, device: &D, ranks: &mut impl Reduce, images: &[ImageEncode]) -> Result<D::Tensor, ModelError> {
         let spans = spans(images);
         let rows = spans.last().map_or(0, |span| span.end);
         let mut x = self.embed(device, images, rows)?;
@@ -84,18 +112,23 @@ impl<D: Device> Vision<D> {
         Ok(x)
     }
 
-    /// Features at the decoder's width, one tensor an image.
-    pub(crate) fn features(&self, device: &D, ranks: &mut Ranks, images: &[ImageEncode]) -> Result<Vec<D::Tensor>, ModelError> {
+    fn pass(
+        &self,
+        device: &D,
+        ranks: &mut impl Reduce,
+        images: &[ImageEncode],
+        features: &mut Vec<D::Tensor>,
+    ) -> Result<(), ModelError> {
         let encoded = self.encode(device, ranks, images)?;
         let adapted = self.adapter.forward(device, ranks, &encoded)?;
         let (_, dim) = device.shape(&adapted);
-        let cut = |span: Range<usize>| {
-            let mut image = device.working(span.len(), dim)?;
+        for span in spans(images) {
+            let mut image = device.lasting(span.len(), dim)?;
             let to: Vec<usize> = (0..span.len()).collect();
             device.copy_rows(&adapted, &span.collect::<Vec<_>>(), &mut image, &to)?;
-            Ok(image)
-        };
-        spans(images).into_iter().map(cut).collect()
+            features.push(image);
+        }
+        Ok(())
     }
 
     /// The patch convolution as a product: a patch's pixels, channel by channel, are a row.

@@ -3,7 +3,7 @@
 use tessera_device::Device;
 
 use crate::ModelError;
-use crate::checkpoint::{SliceBytes, TensorSlice, WeightSource};
+use crate::checkpoint::{Loadable, TensorSlice, WeightSource};
 use crate::slices::ShardSlices;
 
 /// Told of bytes done and bytes in all; says whether to go on.
@@ -37,17 +37,20 @@ impl<'a, D: Device> Loader<'a, D> {
         self.segmented(slices, &[0, inner])
     }
 
-    /// A weight whose inner dimension is summed in segments.
+    /// A weight whose inner dimension is summed in segments. It may be quantised where its slices say so.
     pub(crate) fn segmented(&mut self, slices: &[TensorSlice], segments: &[usize]) -> Result<D::Matrix, ModelError> {
         let read = slices.iter().map(|slice| self.read(slice)).collect::<Result<Vec<_>, _>>()?;
-        let sources: Vec<_> = read.iter().map(SliceBytes::source).collect();
+        let sources: Vec<_> = read.iter().map(Loadable::source).collect();
+        if slices.iter().all(|slice| slice.quantisable) {
+            return Ok(self.device.load_quantisable(&sources, segments)?);
+        }
         Ok(self.device.load_matrix(&sources, segments)?)
     }
 
     /// A weight of `rows`, the last ones repeated where the slice has fewer.
     pub(crate) fn padded_matrix(&mut self, slice: &TensorSlice, rows: usize) -> Result<D::Matrix, ModelError> {
         let read = self.read(slice)?.padded(rows);
-        Ok(self.device.load_matrix(&[read.source()], &[0, read.columns])?)
+        Ok(self.device.load_matrix(&[read.source()], &[0, slice.columns.len()])?)
     }
 
     /// A norm's scale or a bias.
@@ -62,8 +65,8 @@ impl<'a, D: Device> Loader<'a, D> {
         Ok(self.device.load_table(&read.source())?)
     }
 
-    fn read(&mut self, slice: &TensorSlice) -> Result<SliceBytes, ModelError> {
-        self.source.read_telling(slice, &mut |bytes| {
+    fn read(&mut self, slice: &TensorSlice) -> Result<Loadable, ModelError> {
+        self.source.load(slice, &mut |bytes| {
             self.done += bytes;
             (self.progress)(self.done, self.total)
         })

@@ -1,11 +1,12 @@
 //! Groups end, and new ones begin with the weights at hand.
 
-use tessera_proto::internal::step_failure::Kind;
+use tessera_proto::internal::{LoadRequest, step_failure::Kind};
+use tessera_types::{Epoch, Grid, ImageEncode, ImageKey, StepId, StepPlan};
 use tonic::Code;
 
 use crate::{
     golden::{Golden, two_workers_are_golden},
-    harness::{Group, Worker},
+    harness::{Group, Worker, until},
 };
 
 #[tokio::test]
@@ -50,7 +51,7 @@ async fn a_new_epoch_ends_the_forming_of_the_one_before() {
     let alone = Group::shm(2).request(1, 0);
     let waiting = worker.load(alone);
     let next = async {
-        crate::harness::until("the load has begun", async || worker.status().await.rank == Some(0)).await;
+        until("the load has begun", async || worker.status().await.rank == Some(0)).await;
         worker.load(Group::shm(1).request(2, 0)).await
     };
     let (waiting, next) = tokio::join!(waiting, next);
@@ -125,5 +126,43 @@ async fn a_worker_that_stops_is_missed_by_its_group() {
         let [kept, read] = group.load([&a, &spare], 2).await;
         assert!(kept.bytes_read == 0 && read.bytes_read > 0);
         two_workers_are_golden([&a, &spare], 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_while_another_encodes_by_itself_is_behind_and_is_missed() {
+    for group in [Group::shm(2), Group::tcp(2)] {
+        let (a, b) = (Worker::start("a").await, Worker::start("b").await);
+        let request = |rank| LoadRequest { vision_parallel: "image".into(), ..group.request(1, rank) };
+        let (first, second) = tokio::join!(a.load(request(0)), b.load(request(1)));
+        first.and(second).unwrap();
+        let (mut run, mut other) = tokio::join!(a.run(), b.run());
+        run.send(picture(1).into()).await;
+        other.send(picture(1).into()).await;
+        assert_eq!((run.result().await.unwrap().failure, other.result().await.unwrap().failure), (None, None));
+        // Rank 0 has the image: it meets the other rank at each of seven sums, then hands the features round.
+        assert_eq!((a.status().await.progress, b.status().await.progress), (8, 8));
+        run.send(picture(2).into()).await;
+        until("the image is begun", async || a.status().await.progress > 8).await;
+        assert_eq!((a.status().await.progress, b.status().await.progress), (9, 8), "rank 1 is behind");
+        b.stop.cancel();
+        let failure = run.failure().await;
+        assert_eq!(failure.kind(), Kind::Collective);
+        assert!(failure.message.contains("rank 1"), "{}", failure.message);
+    }
+}
+
+/// A step that encodes the largest image the model takes.
+fn picture(step: u64) -> StepPlan {
+    let grid = Grid { rows: 16, cols: 16 };
+    let pixels = vec![0; 4 * 3 * 256 * grid.patches()].into();
+    StepPlan {
+        epoch: Epoch(1),
+        step: StepId(step),
+        end: vec![],
+        forget_images: vec![],
+        start: vec![],
+        encode: vec![ImageEncode { key: ImageKey([step as u8; 32]), grid, pixels }],
+        chunks: vec![],
     }
 }

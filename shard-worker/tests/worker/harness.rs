@@ -170,6 +170,7 @@ impl Group {
             tp: self.tp,
             model: Some(ModelSource { source: Some(Source::Folder(folder)) }),
             dtype: "f32".into(),
+            vision_parallel: "tensor".into(),
             kv_blocks: 0,
             max_context: 0,
             collective: Some(Collective {
@@ -179,6 +180,7 @@ impl Group {
                 deadline_ms: LONG.as_millis() as u64,
                 ..Default::default()
             }),
+            quantization: String::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What loading reads, holds and reports.
 
-use tessera_proto::internal::{ModelSource, model_source::Source};
+use tessera_proto::internal::{LoadRequest, ModelSource, model_source::Source};
 use tessera_types::ModelSpec;
 
 use crate::harness::{Group, KV_MEMORY, Worker, dummy, fixture};
@@ -56,6 +56,25 @@ async fn bf16_holds_half_the_bytes_and_twice_the_blocks() {
 }
 
 #[tokio::test]
+async fn ranks_that_encode_by_image_hold_the_whole_encoder_and_ranks_that_choose_their_slice_too() {
+    let (a, b, group) = (Worker::start("a").await, Worker::start("b").await, Group::shm(2));
+    let load = async |epoch, parallel: &str| {
+        let request = |rank| LoadRequest { vision_parallel: parallel.into(), ..group.request(epoch, rank) };
+        let (first, second) = tokio::join!(a.load(request(0)), b.load(request(1)));
+        assert_eq!(first.as_ref().unwrap().weight_bytes, second.unwrap().weight_bytes);
+        first.unwrap()
+    };
+    let (tensor, image, auto) = (load(1, "tensor").await, load(2, "image").await, load(3, "auto").await);
+    assert!(image.bytes_read > tensor.bytes_read && auto.bytes_read > image.bytes_read, "other weights are read");
+    let spec: ModelSpec = serde_json::from_str(&tensor.model_spec).unwrap();
+    let whole = 4 * (spec.vision_parameters() + spec.adapter_parameters()) as u64;
+    assert_eq!(auto.weight_bytes - tensor.weight_bytes, whole);
+    let slice = auto.weight_bytes - image.weight_bytes;
+    assert!(slice > whole / 2 && slice < whole * 6 / 10, "{slice} of {whole} bytes");
+    assert_eq!(load(4, "auto").await.bytes_read, 0, "held");
+}
+
+#[tokio::test]
 async fn a_shape_without_weights_is_loaded_from_nothing() {
     let worker = Worker::start("a").await;
     let mut spec = ModelSpec::bench_1b();
@@ -63,7 +82,7 @@ async fn a_shape_without_weights_is_loaded_from_nothing() {
     let mut request = Group::shm(1).request(1, 0);
     request.model = dummy(&serde_json::to_string(&spec).unwrap());
     let loaded = worker.load(request).await.unwrap();
-    assert_eq!(loaded.bytes_read, 0);
+    assert_eq!((loaded.bytes_read, loaded.step_tokens), (0, 512));
     assert_eq!(serde_json::from_str::<ModelSpec>(&loaded.model_spec).unwrap(), spec);
 }
 

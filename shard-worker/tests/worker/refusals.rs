@@ -33,28 +33,38 @@ async fn what_cannot_be_loaded_is_named() {
         (wrong(3, |r| r.rank = 1), Code::InvalidArgument, "rank 1"),
         (wrong(4, |r| r.rank = 1 << 20), Code::InvalidArgument, "rank"),
         (wrong(5, |r| r.dtype = "int4".into()), Code::InvalidArgument, "int4"),
+        (wrong(5, |r| r.vision_parallel = "batch".into()), Code::InvalidArgument, "vision_parallel"),
         (wrong(6, |r| r.model = None), Code::InvalidArgument, "model"),
         (wrong(7, |r| r.collective = None), Code::InvalidArgument, "collective"),
         (wrong(8, |r| r.model = dummy("{")), Code::InvalidArgument, "model.dummy.model_spec"),
         (wrong(9, |r| r.model = dummy(nonsense)), Code::InvalidArgument, "block"),
+        (wrong(10, |r| r.quantization = "int4".into()), Code::InvalidArgument, "`int4` is not fp8"),
+        (wrong(11, |r| r.quantization = "fp8".into()), Code::InvalidArgument, "made of bf16"),
+        (wrong(12, fp8), Code::InvalidArgument, "quantization: fp8 weights are for `cuda` and `sim` devices"),
     ];
     for (request, code, name) in cases {
         let error = worker.load(request).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert!(error.message().contains(name), "{name}: {error}");
     }
-    let mut addresses = Group::tcp(2).request(10, 0);
+    assert_eq!(worker.status().await.weight_bytes, 0, "nothing was loaded");
+    let mut addresses = Group::tcp(2).request(13, 0);
     addresses.collective.as_mut().unwrap().addresses[1] = "worker-b:7072".into();
     let error = worker.load(addresses).await.unwrap_err();
     assert!(error.message().contains("collective.addresses[1]"), "{error}");
-    let mut id = Group::shm(2).request(10, 0);
+    let mut id = Group::shm(2).request(13, 0);
     let collective = id.collective.as_mut().unwrap();
     collective.set_transport(Transport::Nccl);
     collective.nccl_id = vec![0; 127].into();
     let error = worker.load(id).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("collective.nccl_id: must have 128 bytes, has 127"), "{error}");
-    worker.load(Group::shm(1).request(11, 0)).await.unwrap();
+    worker.load(Group::shm(1).request(14, 0)).await.unwrap();
+}
+
+/// What a worker on a CPU must refuse.
+fn fp8(request: &mut LoadRequest) {
+    (request.dtype, request.quantization) = ("bf16".into(), "fp8".into());
 }
 
 #[tokio::test]
@@ -62,7 +72,8 @@ async fn only_a_worker_on_a_gpu_makes_an_id_and_only_for_an_epoch_to_come() {
     let worker = Worker::start("a").await;
     worker.load(Group::shm(1).request(5, 0)).await.unwrap();
     for (epoch, name) in [(5, "epoch 5 is over"), (4, "this worker has seen epoch 5"), (6, "computes on `cpu`")] {
-        let error = worker.client.clone().new_collective_id(NewCollectiveIdRequest { epoch }).await.unwrap_err();
+        let error =
+            worker.client.clone().new_collective_id(NewCollectiveIdRequest { epoch, ..Default::default() }).await.unwrap_err();
         assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
         assert!(error.message().contains(name), "{name}: {error}");
     }

@@ -105,6 +105,7 @@ async fn nothing_is_read_and_the_cache_has_what_an_h100_has_left() {
     assert_eq!((loaded.bytes_read, loaded.weight_bytes), (0, 2 * 12_682_739_712));
     // Nine tenths of 80 GB, less the weights, at 160 KiB a token and 16 tokens a block.
     assert_eq!(u64::from(loaded.kv_blocks), (72_000_000_000 - 2 * 12_682_739_712) / (16 * 160 * 1024));
+    assert_eq!(loaded.step_tokens, 8192, "GPUs have prompts in large chunks");
     assert_eq!(worker.status().await.device, "sim:h100");
     let record = async || registry.members().await.unwrap().1.workers.remove("w1");
     until("it is registered", async || record().await.is_some()).await;
@@ -114,6 +115,19 @@ async fn nothing_is_read_and_the_cache_has_what_an_h100_has_left() {
     let mut much = pixtral(1, 2, 0);
     much.kv_blocks = loaded.kv_blocks + 1;
     assert!(worker.load(much).await.unwrap_err().message().contains("kv_blocks"));
+}
+
+#[tokio::test]
+async fn weights_in_fp8_leave_their_room_to_the_cache_and_are_others() {
+    let worker = worker("h100", "a").await;
+    let wide = worker.load(pixtral(1, 1, 0)).await.unwrap();
+    let fp8 = |epoch| LoadRequest { quantization: "fp8".into(), ..pixtral(1, epoch, 0) };
+    let narrow = worker.load(fp8(2)).await.unwrap();
+    // Of each layer a byte off 272,629,760 weights, and 4 for each of its 45,056 outputs.
+    let saved = 40 * (272_629_760 - 4 * 45_056);
+    assert_eq!(wide.weight_bytes - narrow.weight_bytes, saved);
+    assert_eq!(u64::from(narrow.kv_blocks), (72_000_000_000 - narrow.weight_bytes) / (16 * 160 * 1024));
+    assert_eq!(worker.status().await.weight_bytes, narrow.weight_bytes, "what was held does not fit");
 }
 
 #[tokio::test]

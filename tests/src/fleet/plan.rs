@@ -31,6 +31,8 @@ pub struct Plan {
     pub pace: Pace,
     /// Whether each worker has a GPU, which a stand-in on the CPU is, rather than a thread of the CPU.
     pub gpus: bool,
+    /// A worker whose stand-in fails, and the variable that says how (`shard-worker/device/cuda/fake/README.md`).
+    pub failing: Option<(&'static str, &'static str)>,
     /// Coordinators, of two ranks each.
     pub coordinators: usize,
     /// Routers.
@@ -43,20 +45,32 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        let (pace, coordinators, routers) = (Pace::default(), 1, 1);
-        Self { workers: 3, later: 0, hosts: 0, linked: 0, pace, gpus: false, coordinators, routers, elastic: false, drain: 25 }
+        Self {
+            workers: 3,
+            later: 0,
+            hosts: 0,
+            linked: 0,
+            pace: Pace::default(),
+            gpus: false,
+            failing: None,
+            coordinators: 1,
+            routers: 1,
+            elastic: false,
+            drain: 25,
+        }
     }
 }
 
 impl Plan {
-    /// What workers are run by, so that they see the GPUs there are.
-    pub(super) fn sees(&self) -> Vec<String> {
+    /// What a worker is run by, so that it sees the GPUs there are.
+    pub(super) fn sees(&self, worker: &str) -> Vec<String> {
         if !self.gpus {
             return Vec::new();
         }
         let set =
             tessera_test_gpu::environment(self.workers + self.later).into_iter().map(|(name, value)| format!("{name}={value}"));
-        ["env".to_owned()].into_iter().chain(set).collect()
+        let fails = self.failing.iter().filter(|(failing, _)| *failing == worker).map(|(_, variable)| (*variable).to_owned());
+        ["env".to_owned()].into_iter().chain(set).chain(fails).collect()
     }
 
     pub(super) fn worker(&self, name: &str, listen: &str, advertise: &str, registry: &str) -> Vec<String> {

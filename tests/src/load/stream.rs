@@ -1,6 +1,10 @@
 //! One request as a client sees it, and all that it may be blamed for.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
+};
 
 use tessera_proto::v1::{self, generate_response::Event, inference_client::InferenceClient};
 use tokio::time::timeout;
@@ -82,6 +86,19 @@ pub enum Broken {
 #[derive(Debug, Default)]
 pub struct Lives {
     pub(super) pulse: Pulse,
+    resumed: AtomicU64,
+}
+
+impl Lives {
+    /// Tokens that came so far.
+    pub fn tokens(&self) -> u64 {
+        self.pulse.tokens()
+    }
+
+    /// How often it was told that its request goes on after a loss.
+    pub fn resumptions(&self) -> u64 {
+        self.resumed.load(SeqCst)
+    }
 }
 
 /// Asks, and reads to the end.
@@ -101,7 +118,9 @@ pub async fn ask(address: &str, request: &v1::GenerateRequest, lives: &Lives) ->
         let Some(response) = message.map_err(|status| broken(status, accepted))? else { break };
         match response.event.ok_or_else(|| Broken::Untyped("an empty event".into()))? {
             Event::Accepted(_) => accepted = true,
-            Event::Resumed(_) => {}
+            Event::Resumed(_) => {
+                lives.resumed.fetch_add(1, SeqCst);
+            }
             Event::Delta(delta) => {
                 lives.pulse.beat();
                 answer.take(delta)?;

@@ -1,6 +1,6 @@
 use std::{
     fs,
-    io::{ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind},
     thread,
@@ -12,12 +12,17 @@ use super::*;
 /// Nothing here takes so long unless it hangs.
 const BOUND: Duration = Duration::from_secs(30);
 
+/// Says what was not tested where it is seen: what tests print is shown only of those that fail.
+fn skipped(why: &str) {
+    writeln!(io::stderr(), "skipped: {why}").unwrap();
+}
+
 /// A network, or a word that there can be none.
 fn network(hosts: &[&str]) -> Option<Network> {
     match Network::allowed() {
         Ok(()) => Some(Network::of(hosts).unwrap()),
         Err(reason) => {
-            println!("skipped: this process may not make network namespaces: {reason:#}");
+            skipped(&format!("this process may not make network namespaces: {reason:#}"));
             None
         }
     }
@@ -103,7 +108,7 @@ async fn a_cable_fails_as_it_is_told_and_heals() {
     let cables = [(Cable::Pulled, [false, false]), (Cable::Deaf, [false, true]), (Cable::Mute, [true, false])];
     for (cable, [to, from]) in cables {
         if cable != Cable::Pulled && !made.can_filter() {
-            println!("skipped: nft cannot filter on a bridge here, so no cable fails one way");
+            skipped("nft cannot filter on a bridge here, so no cable fails one way");
             break;
         }
         for (failing, to, from) in [(cable, to, from), (Cable::Whole, true, true)] {

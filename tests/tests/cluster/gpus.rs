@@ -1,5 +1,7 @@
 //! Ranks on GPUs, processes of their own that NCCL joins; stand-ins on the CPU.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use tessera_tests::{
     fleet::{Fleet, Plan},
@@ -9,6 +11,8 @@ use tokio::time::{Duration, sleep};
 
 use crate::harness::alone;
 
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
 /// Longer than a worker gives an abort before it takes its device for hung.
 const HUNG: Duration = Duration::from_secs(13);
 
@@ -18,17 +22,19 @@ async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<(
     let mut fleet = Fleet::start(Plan { gpus: true, ..Plan::default() }).await?;
     let (request, expected) = (picture()?, reference_of_the_first_picture()?);
     let address = fleet.doors()[0].address.clone();
-    let lives = Lives::default();
-    let answer = tokio::spawn(async move { ask(&address, &request, &lives).await });
-    // The stand-ins are slow: the answer is under way by then, and far from done.
-    fleet.wait_for("sequence", |status| status.sequences() > 0).await?;
-    sleep(Duration::from_millis(500)).await;
+    let lives = Arc::new(Lives::default());
+    let heard = lives.clone();
+    let answer = tokio::spawn(async move { ask(&address, &request, &heard).await });
+    while lives.tokens() == 0 && !answer.is_finished() {
+        sleep(LOOK).await;
+    }
     let before = fleet.status().await?;
     let worker = before.ranks("c0")[1].to_owned();
     fleet.kill(&worker)?;
     let after = fleet.wait_for("group without the dead worker", |status| status.epoch("c0") > before.epoch("c0")).await?;
     assert!(!after.ranks("c0").contains(&worker.as_str()), "{after}");
     assert_eq!(answer.await??.sequences[&0].tokens, expected);
+    assert!(lives.resumptions() > 0, "the answer was done before the rank was killed");
     Ok(())
 }
 
@@ -46,5 +52,21 @@ async fn ranks_on_gpus_that_recorded_passes_outlive_their_group() -> Result<()> 
     fleet.restart("c0").await?;
     fleet.wait_for("group of the same workers", |status| status.ranks("c0").len() == 2).await?;
     assert_eq!(ask(&address, &request, &Lives::default()).await?.sequences[&0].tokens, expected);
+    Ok(())
+}
+
+/// CUDA's errors of a kind leave a process with nothing it can do on its GPU: only another process can use that again.
+#[tokio::test]
+async fn a_worker_that_lost_its_gpu_ends_and_another_takes_its_place() -> Result<()> {
+    let _alone = alone().await;
+    // The first picture's attention reads what it may not.
+    let failing = Some(("w1", "FAKE_CUDA_FAIL=attend_image_32:1:700"));
+    let mut fleet = Fleet::start(Plan { gpus: true, workers: 2, later: 1, failing, ..Plan::default() }).await?;
+    let (request, expected) = (picture()?, reference_of_the_first_picture()?);
+    let address = fleet.doors()[0].address.clone();
+    let answer = tokio::spawn(async move { ask(&address, &request, &Lives::default()).await });
+    assert_eq!(fleet.end("w1").await?, Some(75));
+    fleet.restart("w2").await?;
+    assert_eq!(answer.await??.sequences[&0].tokens, expected);
     Ok(())
 }

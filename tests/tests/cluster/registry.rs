@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tessera_tests::fleet::{Fleet, Plan, Status};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{STREAMS, Scene};
+use crate::harness::Scene;
 
 /// How long etcd is away before a rank dies: for several leases.
 const AWAY: Duration = Duration::from_secs(15);
@@ -38,12 +38,12 @@ async fn without_etcd_all_goes_on_and_a_rank_killed_meanwhile_is_reported_and_re
     let mut scene = Scene::of(Plan { workers: 5, coordinators: 2, ..Plan::default() }).await?;
     let before = scene.fleet.status().await?;
     (0..3).for_each(|node| scene.fleet.etcd.kill(node));
-    requests_are_answered(&scene).await?;
+    scene.load.answers().await?;
     sleep(AWAY).await;
     let killed = before.ranks("c0")[0].to_owned();
     scene.fleet.kill(&killed)?;
     is_reported_as_degraded(&scene.fleet, "c0", &killed).await?;
-    requests_are_answered(&scene).await?;
+    scene.load.answers().await?;
     (0..3).for_each(|node| scene.fleet.etcd.restart(node));
     scene.fleet.etcd.ready().await;
     let whole = |status: &Status| {
@@ -55,16 +55,6 @@ async fn without_etcd_all_goes_on_and_a_rank_killed_meanwhile_is_reported_and_re
     ensure!(after.lost("c0").is_empty() && after.problem("c0").is_empty(), "{after}");
     is_reported_as_whole(&scene.fleet, "c0").await?;
     scene.ends_well().await?;
-    Ok(())
-}
-
-/// Waits until every client has been answered something that it asked after now.
-async fn requests_are_answered(scene: &Scene) -> Result<()> {
-    // Each has one request open; with as many more answered, one at least was asked meanwhile.
-    let enough = scene.load.answered() + STREAMS as u64 + 1;
-    while scene.load.answered() < enough {
-        scene.load.flows().await?;
-    }
     Ok(())
 }
 

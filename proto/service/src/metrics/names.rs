@@ -52,7 +52,7 @@ pub const STEP_SECONDS: &str = "tessera_step_seconds";
 pub const STEP_TOKENS: &str = "tessera_step_tokens";
 /// Groups formed, by `cause`.
 pub const GROUPS_FORMED_TOTAL: &str = "tessera_groups_formed_total";
-/// 1 from the loss of a rank until workers are claimed for the next group or known to be wanting, by `replica` and `rank`.
+/// 1 from the loss of a rank until workers are claimed for the next group, by `replica` and `rank`.
 pub const RANK_LOST: &str = "tessera_rank_lost";
 /// How long the registry has answered nothing, by `replica`; 0 while it answers. Until it does, no loss is made good.
 pub const REGISTRY_AWAY_SECONDS: &str = "tessera_registry_away_seconds";

@@ -1,4 +1,4 @@
-// Made-up weights, the same as shard-worker/model/src/checkpoint/dummy.rs makes.
+// Made-up weights, the same as shard-worker/device/src/made_up.rs makes.
 
 /// The output function of SplitMix64.
 __device__ __forceinline__ u64 mix(u64 x) {

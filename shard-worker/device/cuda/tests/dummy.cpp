@@ -1,4 +1,4 @@
-// Facts about made-up weights: they are those of shard-worker/model/src/checkpoint/dummy.rs.
+// Facts about made-up weights: they are those of shard-worker/device/src/made_up.rs.
 #include "harness.h"
 
 namespace {
@@ -13,7 +13,7 @@ uint64_t name_hash(const std::string& name) {
     return hash;
 }
 
-/// `dummy.rs`: the 256 values of a tensor of a stride, and the row and column of each number.
+/// `made_up.rs`: the 256 values of a tensor of a stride, and the row and column of each number.
 bf16 reference(uint64_t key, size_t row, size_t column, float centre, float spread) {
     uint64_t hash = mix(mix(key ^ row) + column / 8);
     float level = float(hash >> column % 8 * 8 & 0xff);

@@ -25,8 +25,8 @@ impl CudaDevice {
             return Err(DeviceError::Shape { operation: "choose", detail });
         }
         let (parameters, edited) = (self.scratch(size_of_val(choosing))?, self.scratch(size_of_val(edits))?);
-        self.context.upload(parameters.address(), choosing)?;
-        self.context.upload(edited.address(), edits)?;
+        self.upload(parameters.address(), choosing)?;
+        self.upload(edited.address(), edits)?;
         let shape = [int(parts)?, int(rows)?, int(logits.cols)?];
         let [parts, all, part] = shape;
         if !edits.is_empty() {

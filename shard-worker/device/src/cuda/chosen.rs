@@ -17,6 +17,9 @@ use crate::DeviceError;
 /// The least that is pinned for tokens: a group of rows as models choose for at once.
 const LEAST: usize = 2 * 64 * size_of::<u32>();
 
+/// How many are pinned at start, since pinning may wait for the device.
+const READY: usize = 8;
+
 /// A token for each of some rows.
 pub struct CudaChosen {
     /// `u32[rows]`: ids; then `u32[rows]`: 0 where there was nothing to choose from.
@@ -52,8 +55,9 @@ pub(super) struct Landings {
 }
 
 impl Landings {
-    pub(super) fn new(context: &Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { context: context.clone(), free: Mutex::new(Vec::new()) })
+    pub(super) fn new(context: &Arc<Context>) -> Result<Arc<Self>, DeviceError> {
+        let free = (0..READY).map(|_| Pinned::new(context, LEAST, "chosen tokens")).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { context: context.clone(), free: Mutex::new(free) }))
     }
 
     fn take(&self, bytes: usize) -> Result<Pinned, DeviceError> {
@@ -115,7 +119,7 @@ impl CudaDevice {
         let choices = feed.iter().map(|(_, choice)| choice);
         let indices = choices.chain(feed.iter().map(|(row, _)| row)).map(|index| int(*index)).collect::<Result<Vec<_>, _>>()?;
         let places = self.scratch(size_of_val(&*indices))?;
-        self.context.upload(places.address(), &indices)?;
+        self.upload(places.address(), &indices)?;
         let behind = places.address() + (feed.len() * size_of::<i32>()) as u64;
         let args = [chosen.region.address().into(), places.address().into(), rows.tokens().into(), behind.into(), 1_i32.into()];
         self.kernels.launch(Kernel::CopyRowsFull, Geometry::rows(feed.len(), 32), &args)

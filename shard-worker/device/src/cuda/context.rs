@@ -32,6 +32,12 @@ impl CudaGpu {
         Ok(Self { ordinal, name, memory: memory as u64 })
     }
 
+    /// Bytes that passes compute with, unless a [`super::CudaConfig`] says otherwise; recorded ones have others.
+    pub fn workspace(&self) -> u64 {
+        let all = self.memory / super::WORKSPACE_PART as u64;
+        all - all / super::RECORDED_PART as u64
+    }
+
     /// Bytes left for keys and values beside weights of so many bytes, the workspace, and what CUDA and NCCL take.
     pub fn cache_memory(&self, weights: u64) -> u64 {
         (self.memory / 10 * 9).saturating_sub(weights + self.memory / super::WORKSPACE_PART as u64)

@@ -57,6 +57,11 @@ kernels! {
     GemmPart = "gemm_part",
     GemmJoinWorking = "gemm_join_w",
     GemmJoinFull = "gemm_join_f",
+    QuantiseRows = "quantise_rows",
+    GemmSmall8Working = "gemm_small8_w",
+    GemmSmall8Full = "gemm_small8_f",
+    GemmTile8Working = "gemm_tile8_w",
+    GemmTile8Full = "gemm_tile8_f",
     AttendSplit32 = "attend_split_32",
     AttendSplit64 = "attend_split_64",
     AttendSplit128 = "attend_split_128",
@@ -73,6 +78,7 @@ kernels! {
     Sample = "sample",
     Widen = "widen",
     Narrow = "narrow",
+    FillDummy = "fill_dummy",
 }
 
 /// An argument, as its eight lowest bytes.

@@ -1,6 +1,7 @@
 //! NVIDIA GPUs, through the driver, which is opened at run time.
 //!
-//! Weights, cache and activations are bf16; the residual stream, logits and all sums are f32. One stream orders all work,
+//! Weights, cache and activations are bf16, weights that may be quantised e4m3 where that is asked for; the residual
+//! stream, logits and all sums are f32. One stream orders all work,
 //! so calls return before the device is done; reading a tensor waits. A device is used by one thread at a time.
 
 mod attention;
@@ -13,6 +14,7 @@ mod gemm;
 mod image;
 mod kernel;
 mod layout;
+mod matrix;
 mod ops;
 mod pinned;
 mod recording;
@@ -20,6 +22,7 @@ mod rows;
 mod schedule;
 mod staging;
 mod tensor;
+mod uploads;
 mod weights;
 mod workspace;
 
@@ -27,10 +30,11 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use chosen::CudaChosen;
 pub use context::CudaGpu;
+pub use matrix::CudaMatrix;
 pub use recording::Recording;
 pub use rows::CudaRows;
 pub use tensor::CudaTensor;
-pub use weights::{CudaCache, CudaMatrix, CudaRotary, CudaTable, CudaVector};
+pub use weights::{CudaCache, CudaRotary, CudaTable, CudaVector};
 
 use chosen::Landings;
 use context::Context;
@@ -38,9 +42,10 @@ use kernel::Kernels;
 use recording::Recordings;
 use staging::Staging;
 use tensor::Numbers;
+use uploads::Uploads;
 use workspace::{Region, Workspace};
 
-use crate::{DeviceError, Dtype};
+use crate::{DeviceError, Dtype, WeightFormat};
 
 /// Of the device's memory, what passes compute with unless somebody says otherwise: one part of so many.
 const WORKSPACE_PART: usize = 24;
@@ -66,8 +71,10 @@ pub struct CudaDevice {
     kernels: Kernels,
     staging: Staging,
     landings: Arc<Landings>,
+    uploads: Uploads,
     recordings: Recordings,
     records: bool,
+    format: WeightFormat,
     workspace: Arc<Workspace>,
     /// What recorded passes compute with, apart from all else.
     recorded: Arc<Workspace>,
@@ -75,14 +82,15 @@ pub struct CudaDevice {
 }
 
 impl CudaDevice {
-    /// Opens a GPU, loads the kernels and reserves the workspace. Weights and cache are kept in `dtype`.
+    /// Opens a GPU, loads the kernels and reserves the workspace. Weights are kept as `format` says.
     ///
     /// # Errors
     /// `Dtype` for any but bf16, `Library` where the driver is missing, `NoDevice`, `Kernels` where there is no code for the GPU, `OutOfMemory`, and
     /// `Driver` with what the driver said.
-    pub fn new(config: &CudaConfig, dtype: Dtype) -> Result<Self, DeviceError> {
-        if dtype != Dtype::Bf16 {
-            return Err(DeviceError::Dtype { device: "cuda", known: "bf16", asked: format!("{dtype:?}").to_lowercase() });
+    pub fn new(config: &CudaConfig, format: WeightFormat) -> Result<Self, DeviceError> {
+        if format.dtype != Dtype::Bf16 {
+            let asked = format!("{:?}", format.dtype).to_lowercase();
+            return Err(DeviceError::Dtype { device: "cuda", known: "bf16", asked });
         }
         let context = Context::open(config.ordinal)?;
         let kernels = Kernels::load(&context, config.kernels.as_deref())?;
@@ -95,9 +103,11 @@ impl CudaDevice {
         Ok(Self {
             kernels,
             staging: Staging::new(&context)?,
-            landings: Landings::new(&context),
+            landings: Landings::new(&context)?,
+            uploads: Uploads::new(&context)?,
             recordings: Recordings::default(),
             records: config.records,
+            format,
             workspace: workspace(bytes - bytes / RECORDED_PART, "the workspace")?,
             recorded: workspace(bytes / RECORDED_PART, "the workspace of recorded passes")?,
             context,
@@ -120,9 +130,7 @@ impl CudaDevice {
     }
 
     fn matrix(&self, rows: usize, cols: usize, numbers: Numbers) -> Result<CudaTensor, DeviceError> {
-        let bytes = rows.checked_mul(cols).and_then(|count| count.checked_mul(numbers.size()));
-        let what = || DeviceError::Shape { operation: "tensor", detail: format!("{rows} rows of {cols} numbers") };
-        let region = self.scratch(bytes.ok_or_else(what)?)?;
+        let region = self.scratch(tensor::bytes(rows, cols, numbers)?)?;
         Ok(CudaTensor { rows, cols, numbers, region })
     }
 }

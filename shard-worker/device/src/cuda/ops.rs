@@ -5,7 +5,7 @@ use tessera_types::{DeviceDtype, DeviceSlice, TokenId};
 use super::{
     CudaCache, CudaChosen, CudaDevice, CudaMatrix, CudaRotary, CudaRows, CudaTable, CudaTensor, CudaVector, Recording,
     kernel::{Geometry, Kernel, int},
-    tensor::Numbers,
+    tensor::{self, Numbers},
 };
 use crate::{CacheShape, Choosing, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
 
@@ -69,6 +69,12 @@ impl Device for CudaDevice {
         self.place_rows(rows)
     }
 
+    fn lasting(&self, rows: usize, cols: usize) -> Result<CudaTensor, DeviceError> {
+        let numbers = Numbers::Working;
+        let region = self.workspace.keep(tensor::bytes(rows, cols, numbers)?)?;
+        Ok(CudaTensor { rows, cols, numbers, region })
+    }
+
     fn shape(&self, tensor: &CudaTensor) -> (usize, usize) {
         (tensor.rows, tensor.cols)
     }
@@ -76,10 +82,10 @@ impl Device for CudaDevice {
     fn write(&self, tensor: &mut CudaTensor, values: &[f32]) -> Result<(), DeviceError> {
         agree("write", "numbers", values.len(), tensor.len())?;
         if tensor.numbers == Numbers::Full {
-            return self.context.upload(tensor.address(), values);
+            return self.upload(tensor.address(), values);
         }
         let wide = self.scratch(size_of_val(values))?;
-        self.context.upload(wide.address(), values)?;
+        self.upload(wide.address(), values)?;
         let args = [wide.address().into(), tensor.address().into(), (values.len() as i64).into()];
         self.kernels.launch(Kernel::Narrow, Geometry::numbers(values.len(), RUN), &args)
     }
@@ -114,8 +120,16 @@ impl Device for CudaDevice {
         self.context.is_idle()
     }
 
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.context.settle()
+    }
+
     fn load_matrix(&mut self, sources: &[MatrixSource<'_>], _segments: &[usize]) -> Result<CudaMatrix, DeviceError> {
         self.new_matrix(sources)
+    }
+
+    fn load_quantisable(&mut self, sources: &[MatrixSource<'_>], _segments: &[usize]) -> Result<CudaMatrix, DeviceError> {
+        self.new_quantisable(sources)
     }
 
     fn load_vector(&mut self, source: &MatrixSource<'_>) -> Result<CudaVector, DeviceError> {
@@ -177,7 +191,7 @@ impl Device for CudaDevice {
         };
         let indices = rows.iter().chain(to).map(|row| int(*row)).collect::<Result<Vec<_>, _>>()?;
         let places = self.scratch(size_of_val(&*indices))?;
-        self.context.upload(places.address(), &indices)?;
+        self.upload(places.address(), &indices)?;
         let behind = places.address() + (rows.len() * size_of::<i32>()) as u64;
         let args = [from.address().into(), places.address().into(), out.address().into(), behind.into(), int(from.cols)?.into()];
         self.kernels.launch(kernel, Geometry::shared_rows(rows.len()), &args)
@@ -367,6 +381,10 @@ impl Device for CudaDevice {
 
     fn record<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Recording), E> {
         self.record_pass(work)
+    }
+
+    fn forget_recordings(&self) {
+        self.recordings.clear();
     }
 
     fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {

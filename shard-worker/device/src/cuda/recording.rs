@@ -47,6 +47,16 @@ impl Drop for Recording {
     }
 }
 
+/// What was captured, complete or not. A collective whose calls it holds ends only when it is gone.
+struct Captured(sys::CUgraph);
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        // SAFETY: made by a capture, destroyed once.
+        let _ = unsafe { result::graph::destroy(self.0) };
+    }
+}
+
 /// What recordings share.
 #[derive(Default)]
 pub(super) struct Recordings {
@@ -69,6 +79,11 @@ impl Recordings {
         let place = Arc::new(make()?);
         rows.insert(key, place.clone());
         Ok(place)
+    }
+
+    /// Forgets all places.
+    pub(super) fn clear(&self) {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn has_room_for(&self, key: u64) -> bool {
@@ -95,15 +110,11 @@ impl CudaDevice {
         let worked = work();
         self.recordings.active.store(false, Ordering::Relaxed);
         // SAFETY: the stream captures since the call above, whatever became of the work.
-        let graph = unsafe { result::stream::end_capture(stream) }.map_err(driver("recording a pass"));
+        let graph = unsafe { result::stream::end_capture(stream) }.map(Captured).map_err(driver("recording a pass"));
         let (made, graph) = (worked?, graph?);
         let flags = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: the graph was just made, and is not used after it was destroyed.
-        let executable = unsafe {
-            let executable = result::graph::instantiate(graph, flags).map_err(driver("preparing a recorded pass"));
-            let _ = result::graph::destroy(graph);
-            executable
-        }?;
+        // SAFETY: the graph was just made.
+        let executable = unsafe { result::graph::instantiate(graph.0, flags) }.map_err(driver("preparing a recorded pass"))?;
         Ok((made, Recording { context: context.clone(), graph: executable }))
     }
 }

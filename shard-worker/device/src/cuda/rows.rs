@@ -104,17 +104,18 @@ impl CudaDevice {
         append(&mut offsets.tables, &mut layout.tables.iter().copied());
         // A power of two, so that passes can share a recording.
         let most_splits = layout.splits.next_power_of_two();
-        let next_tokens = !images && layout.singles.len() == count && rows.tokens.len() == count;
-        let recording = self.recording_key(count, most_splits, next_tokens);
+        // An image's feature is laid in its place from where no recording knows.
+        let all_tokens = rows.tokens.len() == count && rows.tokens.iter().all(Option::is_some);
+        let recording = self.recording_key(count, most_splits, !images && layout.singles.len() == count && all_tokens);
         let splits = if recording.is_some() { most_splits } else { layout.splits };
         let memory = match recording {
             Some(key) => {
                 let most = offsets.tables + most_splits * SPLIT_BLOCKS;
-                self.recordings.rows(key, || self.workspace.take(most * size_of::<i32>()))?
+                self.recordings.rows(key, || self.recorded.take(most * size_of::<i32>()))?
             }
             None => Arc::new(self.workspace.take(size_of_val(&*numbers))?),
         };
-        self.context.upload(memory.address(), &numbers)?;
+        self.upload(memory.address(), &numbers)?;
         let highest_slot = layout.slots.iter().copied().max().unwrap_or(0).max(0) as usize;
         Ok(CudaRows {
             memory,

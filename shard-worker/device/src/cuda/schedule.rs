@@ -50,6 +50,11 @@ impl Schedule {
         ways.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Self::Tiles)
     }
 
+    /// The way for weights of e4m3, which have tiles of one size.
+    pub(super) fn of_e4m3([rows, ..]: [usize; 3]) -> Self {
+        if rows <= FEW_ROWS { Self::Few } else { Self::Tiles }
+    }
+
     fn time(self, [rows, features, inner]: [usize; 3], processors: usize) -> f64 {
         let chunks = inner.div_ceil(CHUNK);
         let waves = |rows_of_tile: usize, parts: usize| (tiles(rows, rows_of_tile, features) * parts).div_ceil(processors) as f64;

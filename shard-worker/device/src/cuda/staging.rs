@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::{
-    context::{Context, Memory},
-    pinned::Pinned,
-};
+use super::{context::Context, pinned::Pinned};
 use crate::DeviceError;
 
 /// Numbers in a buffer.
@@ -25,19 +22,25 @@ impl Staging {
         Ok(Self { buffers: [buffer()?, buffer()?], turn: 0 })
     }
 
-    /// Copies `rows` rows of `cols` numbers, each filled by `fill`, to `to` from its number `first` on.
+    /// Rows of so many numbers that go at once.
+    pub(super) fn rows_at_once(cols: usize) -> Result<usize, DeviceError> {
+        match NUMBERS.checked_div(cols).unwrap_or(1) {
+            0 => Err(DeviceError::Shape { operation: "load", detail: format!("rows of {cols} numbers, of {NUMBERS} at most") }),
+            rows => Ok(rows),
+        }
+    }
+
+    /// Copies `rows` rows of `cols` numbers, each filled by `fill`, to `to`, which has room for them.
     pub(super) fn send(
         &mut self,
-        to: &Memory,
-        first: usize,
+        to: u64,
         (rows, cols): (usize, usize),
         fill: impl Fn(usize, &mut [bf16]),
     ) -> Result<(), DeviceError> {
-        if cols == 0 || cols > NUMBERS || (first + rows * cols) * size_of::<bf16>() > to.bytes() {
-            let detail = format!("{rows} rows of {cols} numbers from {first} in {} bytes", to.bytes());
-            return if rows * cols == 0 { Ok(()) } else { Err(DeviceError::Shape { operation: "load", detail }) };
+        if cols == 0 {
+            return Ok(());
         }
-        let each = NUMBERS / cols;
+        let each = Self::rows_at_once(cols)?;
         for begin in (0..rows).step_by(each) {
             let count = each.min(rows - begin);
             let buffer = &mut self.buffers[self.turn];
@@ -45,8 +48,7 @@ impl Staging {
             for (row, numbers) in buffer.numbers(count * cols)?.chunks_exact_mut(cols).enumerate() {
                 fill(begin + row, numbers);
             }
-            let address = to.address() + ((first + begin * cols) * size_of::<bf16>()) as u64;
-            buffer.send::<bf16>(address, count * cols)?;
+            buffer.send::<bf16>(to + (begin * cols * size_of::<bf16>()) as u64, count * cols)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Activations on the device.
 
 use super::workspace::Region;
+use crate::DeviceError;
 
 /// What the numbers of a matrix are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,12 @@ impl Numbers {
             Self::Working => 2,
         }
     }
+}
+
+/// What a matrix takes.
+pub(super) fn bytes(rows: usize, cols: usize, numbers: Numbers) -> Result<usize, DeviceError> {
+    let bytes = rows.checked_mul(cols).and_then(|count| count.checked_mul(numbers.size()));
+    bytes.ok_or_else(|| DeviceError::Shape { operation: "tensor", detail: format!("{rows} rows of {cols} numbers") })
 }
 
 /// A matrix `[rows, cols]`, row-major, in the device's workspace.

@@ -1,16 +1,9 @@
-//! Weights on the device, all in bf16 but for vectors.
+//! What lies on the device beside the products' weights: vectors, rows to look up, angles, the cache.
 
 use tessera_types::BLOCK_TOKENS;
 
 use super::{CudaDevice, context::Memory};
 use crate::{CacheShape, DeviceError, Dtype, MatrixSource};
-
-/// A weight `[out, inner]`, row-major.
-pub struct CudaMatrix {
-    pub(super) out: usize,
-    pub(super) inner: usize,
-    pub(super) memory: Memory,
-}
 
 /// A vector of weights, f32.
 pub struct CudaVector {
@@ -49,24 +42,6 @@ impl CudaCache {
 }
 
 impl CudaDevice {
-    /// See [`crate::Device::load_matrix`]. Segments are the kernels' own.
-    pub(super) fn new_matrix(&mut self, sources: &[MatrixSource<'_>]) -> Result<CudaMatrix, DeviceError> {
-        let inner = sources.first().map_or(0, MatrixSource::cols);
-        let out = sources.iter().map(|source| source.rows.len()).sum();
-        let memory = self.context.allocate(out * inner * 2, "a weight")?;
-        let mut first = 0;
-        for source in sources {
-            source.check("load_matrix")?;
-            if source.cols() != inner {
-                let detail = format!("rows of {} and of {inner} numbers", source.cols());
-                return Err(DeviceError::Shape { operation: "load_matrix", detail });
-            }
-            self.staging.send(&memory, first, (source.rows.len(), inner), |row, out| source.read(row, 0..inner, out))?;
-            first += source.rows.len() * inner;
-        }
-        Ok(CudaMatrix { out, inner, memory })
-    }
-
     pub(super) fn new_vector(&self, source: &MatrixSource<'_>) -> Result<CudaVector, DeviceError> {
         source.check("load_vector")?;
         let mut values = vec![0.0_f32; source.rows.len() * source.cols()];
@@ -77,8 +52,8 @@ impl CudaDevice {
     }
 
     pub(super) fn new_table(&mut self, source: &MatrixSource<'_>) -> Result<CudaTable, DeviceError> {
-        let CudaMatrix { out: tokens, inner: dim, memory } = self.new_matrix(std::slice::from_ref(source))?;
-        Ok(CudaTable { tokens, dim, memory })
+        let memory = self.bf16(std::slice::from_ref(source), "the embedding")?;
+        Ok(CudaTable { tokens: source.rows.len(), dim: source.cols(), memory })
     }
 
     pub(super) fn new_cache(&self, shape: CacheShape) -> Result<CudaCache, DeviceError> {

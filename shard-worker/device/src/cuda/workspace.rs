@@ -36,8 +36,21 @@ impl Workspace {
 
     /// Room for `bytes`.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<Region, DeviceError> {
+        self.region(bytes, Room::take)
+    }
+
+    /// Room for what stays long: at the far end, where it parts no room that passes need whole.
+    pub(super) fn keep(self: &Arc<Self>, bytes: usize) -> Result<Region, DeviceError> {
+        self.region(bytes, Room::take_last)
+    }
+
+    fn region(
+        self: &Arc<Self>,
+        bytes: usize,
+        take: impl FnOnce(&mut Room, usize) -> Option<usize>,
+    ) -> Result<Region, DeviceError> {
         let taken = bytes.max(1).next_multiple_of(ALIGNMENT);
-        let offset = self.room.lock().unwrap_or_else(PoisonError::into_inner).take(taken);
+        let offset = take(&mut self.room.lock().unwrap_or_else(PoisonError::into_inner), taken);
         let offset = offset.ok_or_else(|| DeviceError::OutOfMemory {
             what: format!("a workspace of {} bytes, which is in use,", self.memory.bytes()),
             bytes,
@@ -79,6 +92,17 @@ impl Room {
         Some(offset)
     }
 
+    /// The end of the last stretch that holds `bytes`.
+    fn take_last(&mut self, bytes: usize) -> Option<usize> {
+        let (&offset, length) = self.free.iter_mut().rev().find(|(_, length)| **length >= bytes)?;
+        *length -= bytes;
+        let taken = offset + *length;
+        if *length == 0 {
+            self.free.remove(&offset);
+        }
+        Some(taken)
+    }
+
     fn give(&mut self, mut offset: usize, mut bytes: usize) {
         if let Some((&before, &length)) = self.free.range(..offset).next_back()
             && before + length == offset
@@ -101,13 +125,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_given_out_twice_and_all_of_it_comes_back(steps in prop::collection::vec((0..2_u8, 1..300_usize), 1..200)) {
+        fn nothing_is_given_out_twice_and_all_of_it_comes_back(steps in prop::collection::vec((0..3_u8, 1..300_usize), 1..200)) {
             let mut room = Room::new(4096);
             let mut held: Vec<(usize, usize)> = Vec::new();
             for (what, number) in steps {
-                if what == 0 {
+                if what < 2 {
                     let fits = room.free.values().any(|length| *length >= number);
-                    let taken = room.take(number);
+                    let taken = if what == 0 { room.take(number) } else { room.take_last(number) };
                     prop_assert_eq!(taken.is_some(), fits);
                     if let Some(offset) = taken {
                         prop_assert!(offset + number <= 4096);
@@ -122,5 +146,14 @@ mod tests {
             held.into_iter().for_each(|(offset, bytes)| room.give(offset, bytes));
             prop_assert_eq!(room.free, BTreeMap::from([(0, 4096)]));
         }
+    }
+
+    #[test]
+    fn what_stays_long_leaves_the_rest_whole() {
+        let mut room = Room::new(1000);
+        let short = room.take(100);
+        assert_eq!((short, room.take_last(50), room.take_last(50)), (Some(0), Some(950), Some(900)));
+        room.give(0, 100);
+        assert_eq!(room.take(900), Some(0));
     }
 }

@@ -1,5 +1,11 @@
 //! Accelerators and their figures.
 
+use std::str::FromStr;
+
+use tessera_types::GroupFigures;
+
+use super::SimConfigError;
+
 /// An accelerator whose time can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -13,17 +19,24 @@ pub enum Accelerator {
 
 /// What an accelerator can do at best; plain SI units.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Figures {
+pub struct Figures {
     /// Bytes of memory.
-    pub(super) memory: f64,
+    pub memory: f64,
     /// Bytes a second that its memory gives.
-    pub(super) bandwidth: f64,
+    pub bandwidth: f64,
     /// Floating-point operations a second on dense bf16 matrices.
-    pub(super) flops: f64,
+    pub flops: f64,
     /// Seconds of an all-reduce of a few rows.
-    pub(super) all_reduce: f64,
+    pub all_reduce: f64,
     /// Bytes a second to the other ranks, in one direction.
-    pub(super) link: f64,
+    pub link: f64,
+}
+
+impl Figures {
+    /// Operations a second on numbers of so many bytes: 32-bit ones are multiplied at half the rate of 16-bit ones, as TF32.
+    pub(super) fn flops_with(&self, bytes: f64) -> f64 {
+        self.flops * 2.0 / bytes
+    }
 }
 
 /// Measured on an H100: of the data sheet's 3.35 TB/s and 989 TFLOP/s.
@@ -60,12 +73,35 @@ impl Accelerator {
         self.figures().memory as u64
     }
 
-    pub(super) fn figures(self) -> Figures {
+    /// What ranks on such accelerators can do at best with numbers of so many bytes. The bits of their sums depend on
+    /// how many they are.
+    pub fn group_figures(self, bytes: usize) -> GroupFigures {
+        let (figures, bytes) = (self.figures(), bytes as f64);
+        GroupFigures {
+            weights: figures.bandwidth / bytes,
+            flops: figures.flops_with(bytes),
+            exchange: figures.all_reduce,
+            link: figures.link / bytes,
+            exact: false,
+        }
+    }
+
+    /// What it can do at best.
+    pub fn figures(self) -> Figures {
         let h100 = Figures { memory: 80e9, bandwidth: H100_BANDWIDTH, flops: H100_FLOPS, all_reduce: ALL_REDUCE, link: 450e9 };
         match self {
             Self::H100 => h100,
             Self::H200 => Figures { memory: 141e9, bandwidth: 4.8e12 * BANDWIDTH_SHARE, ..h100 },
             Self::A100 => Figures { bandwidth: 2.039e12 * BANDWIDTH_SHARE, flops: 312e12 * FLOPS_SHARE, link: 300e9, ..h100 },
         }
+    }
+}
+
+impl FromStr for Accelerator {
+    type Err = SimConfigError;
+
+    fn from_str(name: &str) -> Result<Self, SimConfigError> {
+        let found = Self::ALL.into_iter().find(|accelerator| accelerator.name() == name);
+        found.ok_or_else(|| SimConfigError::Unknown(name.into()))
     }
 }

@@ -34,8 +34,7 @@ impl FromStr for SimConfig {
 
     fn from_str(text: &str) -> Result<Self, SimConfigError> {
         let (name, factor) = text.split_once('*').unwrap_or((text, "1"));
-        let accelerator = Accelerator::ALL.into_iter().find(|accelerator| accelerator.name() == name);
-        let accelerator = accelerator.ok_or_else(|| SimConfigError::Unknown(name.into()))?;
+        let accelerator = name.parse()?;
         let number = factor.parse::<f64>().ok().filter(|number| (0.0..=Self::MOST).contains(number));
         Ok(Self { accelerator, factor: number.ok_or_else(|| SimConfigError::Factor(factor.into()))? })
     }

@@ -10,7 +10,7 @@ mod roofline;
 #[cfg(test)]
 mod tests;
 
-pub use accelerator::Accelerator;
+pub use accelerator::{Accelerator, Figures};
 pub use clock::Clock;
 pub use config::{SimConfig, SimConfigError};
-pub use roofline::{ChunkWork, Roofline, StepTime, Work};
+pub use roofline::{Bound, ChunkWork, Roofline, StepTime, Work};

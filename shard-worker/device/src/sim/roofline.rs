@@ -1,12 +1,12 @@
 //! The least time that a rank's share of a step takes: what must be read over the memory's bandwidth, or what must be
 //! computed over the peak, whichever is longer, phase by phase.
 
-use std::time::Duration;
+use std::{ops::Add, time::Duration};
 
-use tessera_types::{ModelSpec, ShardPlan};
+use tessera_types::{EncodeCosts, EncodePlan, ModelSpec, ShardPlan, VisionParallel};
 
 use super::{SimConfig, accelerator::Figures};
-use crate::Dtype;
+use crate::{Quantization, WeightFormat};
 
 /// What a step asks for.
 #[derive(Clone, Debug, Default)]
@@ -28,21 +28,77 @@ pub struct ChunkWork {
     pub len: usize,
 }
 
-/// How long a step takes.
+/// How long a step takes: by what is done, and the same time once more by what bounds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepTime {
     /// Vision encoder and adapter.
     pub encode: Duration,
     /// Decoder.
     pub forward: Duration,
-    /// Of both, waiting for other ranks.
+    /// Of both, phases that wait for memory.
+    pub memory: Duration,
+    /// Phases that wait for products.
+    pub arithmetic: Duration,
+    /// Waiting for other ranks.
     pub collective: Duration,
+}
+
+/// What a step waits for most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Reading weights, keys and values.
+    Memory,
+    /// Products.
+    Arithmetic,
+    /// The other ranks.
+    Collective,
 }
 
 impl StepTime {
     /// The whole step.
     pub fn total(self) -> Duration {
         self.encode + self.forward
+    }
+
+    /// What takes the most of it.
+    pub fn bound(self) -> Bound {
+        if self.collective > self.memory.max(self.arithmetic) {
+            Bound::Collective
+        } else if self.arithmetic > self.memory {
+            Bound::Arithmetic
+        } else {
+            Bound::Memory
+        }
+    }
+}
+
+/// Seconds by what bounds them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seconds {
+    memory: f64,
+    arithmetic: f64,
+    collective: f64,
+}
+
+impl Seconds {
+    fn waits(collective: f64) -> Self {
+        Self { collective, ..Self::default() }
+    }
+
+    fn total(self) -> f64 {
+        self.memory + self.arithmetic + self.collective
+    }
+}
+
+impl Add for Seconds {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            memory: self.memory + other.memory,
+            arithmetic: self.arithmetic + other.arithmetic,
+            collective: self.collective + other.collective,
+        }
     }
 }
 
@@ -54,12 +110,15 @@ pub struct Roofline {
     tp: f64,
     /// Bytes of a number.
     element: f64,
+    /// Bytes of a weight of the decoder's layers, which may be quantised.
+    layer_weight: f64,
     decoder: Transformer,
     /// Weights of the output matrix.
     output: f64,
     /// Keys and values of a position, in bytes.
     kv_bytes: f64,
-    vision: Option<VisionShare>,
+    vision: Option<EncodeCosts>,
+    parallel: VisionParallel,
 }
 
 /// A rank's share of a stack of layers.
@@ -74,22 +133,17 @@ struct Transformer {
     attended: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct VisionShare {
-    encoder: Transformer,
-    adapter: f64,
-}
-
 impl Roofline {
-    /// Of the slice `plan` of a model kept in `dtype`.
-    pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, dtype: Dtype) -> Self {
-        let element = match dtype {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
+    /// Of the slice `plan` of a model kept in `format`. Quantised weights are multiplied at the rate of the dtype, since
+    /// activations are not quantised.
+    pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, format: WeightFormat) -> Self {
+        let element = format.dtype.bytes();
+        let layer_weight = match format.quantization {
+            None => element,
+            Some(Quantization::Fp8) => 1,
         };
         let mut figures = config.accelerator.figures();
-        // 32-bit numbers are multiplied at half the rate of 16-bit ones, as TF32.
-        figures.flops *= 2.0 / element as f64;
+        figures.flops = figures.flops_with(element as f64);
         let d = &spec.decoder;
         let heads = (2 * plan.heads.len() + 2 * plan.kv_heads.len()) * d.head_dim;
         let decoder = Transformer {
@@ -98,85 +152,75 @@ impl Roofline {
             weights: (d.layers * d.dim * (heads + 3 * plan.ffn.len())) as f64,
             attended: (plan.heads.len() * d.head_dim) as f64,
         };
-        let vision = spec.vision.as_ref().zip(plan.vision.as_ref()).map(|(v, shard)| {
-            let attended = shard.heads.len() * v.head_dim();
-            let layers = v.layers * v.dim * (4 * attended + 3 * shard.ffn.len());
-            let patches = v.dim * v.channels * v.patch_size * v.patch_size;
-            VisionShare {
-                encoder: Transformer {
-                    layers: v.layers as f64,
-                    width: v.dim as f64,
-                    weights: (layers + patches) as f64,
-                    attended: attended as f64,
-                },
-                adapter: (shard.adapter.len() * (v.dim + d.dim)) as f64,
-            }
-        });
         Self {
             figures,
             factor: config.factor,
             tp: plan.tp as f64,
             element: element as f64,
+            layer_weight: layer_weight as f64,
             decoder,
             output: (plan.vocab.len() * d.dim) as f64,
             kv_bytes: spec.kv_bytes_per_token(plan.kv_heads.len(), element) as f64,
-            vision,
+            vision: EncodeCosts::new(spec, config.accelerator.group_figures(element)),
+            parallel: plan.vision_parallel,
         }
     }
 
     /// How long a step takes.
     pub fn step(&self, work: &Work) -> StepTime {
-        let (encode, encode_waits) = self.encode(&work.images);
-        let (forward, forward_waits) = self.forward(work);
+        let (encode, forward) = (self.encode(&work.images), self.forward(work));
+        let all = encode + forward;
         let scaled = |seconds: f64| Duration::from_secs_f64(seconds * self.factor);
         StepTime {
-            encode: scaled(encode + encode_waits),
-            forward: scaled(forward + forward_waits),
-            collective: scaled(encode_waits + forward_waits),
+            encode: scaled(encode.total()),
+            forward: scaled(forward.total()),
+            memory: scaled(all.memory),
+            arithmetic: scaled(all.arithmetic),
+            collective: scaled(all.collective),
         }
     }
 
-    /// Seconds of work and of waiting.
-    fn encode(&self, images: &[usize]) -> (f64, f64) {
-        let Some(vision) = self.vision.filter(|_| !images.is_empty()) else { return (0.0, 0.0) };
-        let patches = images.iter().sum::<usize>() as f64;
-        // Every patch attends to all of its own image.
-        let pairs = images.iter().map(|&patches| (patches * patches) as f64).sum();
-        let attention = self.seconds(0.0, vision.encoder.attention_flops(pairs));
-        let work = self.product(vision.encoder.weights, patches) + attention + self.product(vision.adapter, patches);
-        let adapter = self.all_reduce(patches * self.decoder.width);
-        (work, 2.0 * vision.encoder.layers * self.all_reduce(patches * vision.encoder.width) + adapter)
+    /// Shared as real ranks share it.
+    fn encode(&self, images: &[usize]) -> Seconds {
+        let Some(costs) = &self.vision else { return Seconds::default() };
+        let plan = EncodePlan::new(images, self.tp as usize, self.parallel, costs);
+        let time = costs.time(&plan, images);
+        Seconds { memory: time.reads, arithmetic: time.work - time.reads, collective: time.waits }
     }
 
-    fn forward(&self, work: &Work) -> (f64, f64) {
+    fn forward(&self, work: &Work) -> Seconds {
         if work.chunks.is_empty() {
-            return (0.0, 0.0);
+            return Seconds::default();
         }
         let rows = work.chunks.iter().map(|chunk| chunk.len).sum::<usize>() as f64;
-        let attention: f64 = work.chunks.iter().map(|chunk| self.attend(chunk)).sum();
-        let logits = if work.logits > 0 { self.product(self.output, work.logits as f64) } else { 0.0 };
+        let attention = work.chunks.iter().map(|chunk| self.attend(chunk)).fold(Seconds::default(), Add::add);
+        let logits =
+            if work.logits > 0 { self.product(self.output, self.element, work.logits as f64) } else { Seconds::default() };
+        let layers = self.product(self.decoder.weights, self.layer_weight, rows);
         let waits = 2.0 * self.decoder.layers * self.all_reduce(rows * self.decoder.width);
-        (self.product(self.decoder.weights, rows) + attention + logits, waits)
+        layers + attention + logits + Seconds::waits(waits)
     }
 
     /// A chunk reads the keys and values of all positions up to its end, and each of its tokens attends to those up to
     /// its own.
-    fn attend(&self, chunk: &ChunkWork) -> f64 {
+    fn attend(&self, chunk: &ChunkWork) -> Seconds {
         let (start, len) = (chunk.start as f64, chunk.len as f64);
         let pairs = len * start + len * (len + 1.0) / 2.0;
         self.seconds((start + len) * self.kv_bytes, self.decoder.attention_flops(pairs))
     }
 
-    /// Weights read once, met by every row.
-    fn product(&self, weights: f64, rows: f64) -> f64 {
-        self.seconds(weights * self.element, 2.0 * weights * rows)
+    /// Weights of so many bytes each, read once, met by every row.
+    fn product(&self, weights: f64, bytes: f64, rows: f64) -> Seconds {
+        self.seconds(weights * bytes, 2.0 * weights * rows)
     }
 
-    fn seconds(&self, bytes: f64, flops: f64) -> f64 {
-        (bytes / self.figures.bandwidth).max(flops / self.figures.flops)
+    /// Of a phase that reads and computes at once.
+    fn seconds(&self, bytes: f64, flops: f64) -> Seconds {
+        let (memory, arithmetic) = (bytes / self.figures.bandwidth, flops / self.figures.flops);
+        if memory >= arithmetic { Seconds { memory, ..Seconds::default() } } else { Seconds { arithmetic, ..Seconds::default() } }
     }
 
-    /// A ring moves every number out and back, but for a rank's own share.
+    /// Seconds. A ring moves every number out and back, but for a rank's own share.
     fn all_reduce(&self, numbers: f64) -> f64 {
         if self.tp == 1.0 {
             return 0.0;

@@ -2,14 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use tessera_types::{ModelSpec, Rank, ShardPlan};
+use tessera_types::{ModelSpec, Rank, ShardPlan, VisionParallel};
 
 use super::*;
-use crate::Dtype;
+use crate::{Dtype, Quantization, WeightFormat};
 
 fn pixtral(device: &str, tp: usize) -> Roofline {
+    sharing_images(device, tp, VisionParallel::Tensor)
+}
+
+fn sharing_images(device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
+    pixtral_in(Dtype::Bf16.into(), device, tp, parallel)
+}
+
+fn pixtral_in(format: WeightFormat, device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
     let spec = ModelSpec::pixtral_12b();
-    Roofline::new(device.parse().unwrap(), &spec, &ShardPlan::new(&spec, tp, Rank(0)).unwrap(), Dtype::Bf16)
+    let plan = ShardPlan::new(&spec, tp, Rank(0)).unwrap().sharing_images(parallel);
+    Roofline::new(device.parse().unwrap(), &spec, &plan, format)
 }
 
 /// A token for each of `batch` sequences that have `context` already.
@@ -58,12 +67,42 @@ fn an_h100_encodes_a_picture_of_1024_by_1024_in_six_and_a_half_milliseconds() {
 }
 
 #[test]
+fn images_are_shared_by_tensor_or_by_image_as_real_ranks_share_them() {
+    let encode = |parallel, images: &[usize]| {
+        let time = sharing_images("h100", 2, parallel).step(&Work { images: images.to_vec(), ..Work::default() });
+        (time.encode.as_secs_f64(), time.collective.as_secs_f64())
+    };
+    let (tensor, sums) = encode(VisionParallel::Tensor, &[4096]);
+    // 49 sums: 48 of 8.4 MB and one of 42 MB, at 450 GB/s.
+    within_5_percent(sums, 49.0 * 6.5e-6 + (48.0 * 8.39e6 + 41.9e6) / 450e9);
+    within_5_percent(tensor - sums, 6.5e-3 / 2.0);
+    let (image, handed_round) = encode(VisionParallel::Image, &[4096, 4096]);
+    within_5_percent(image - handed_round, 6.5e-3);
+    within_5_percent(handed_round, 2.0 * (6.5e-6 + 41.9e6 / 450e9));
+    for (images, way) in [(vec![4096], VisionParallel::Tensor), (vec![256; 2], VisionParallel::Image)] {
+        assert_eq!(encode(VisionParallel::Auto, &images), encode(way, &images), "{images:?}");
+    }
+}
+
+#[test]
 fn two_ranks_halve_the_reading_and_pay_eighty_all_reduces_a_token() {
     let work = decode(1, 1024);
     let time = pixtral("h100", 2).step(&work);
     within_5_percent(time.collective.as_secs_f64(), 80.0 * 6.5e-6);
     let one = seconds(&pixtral("h100", 1), &work);
     within_5_percent((time.total() - time.collective).as_secs_f64(), one / 2.0);
+}
+
+#[test]
+fn weights_in_fp8_halve_what_a_token_reads_of_the_layers_and_nothing_else() {
+    let fp8 = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
+    let (bf16, fp8) = (pixtral("h100", 1), pixtral_in(fp8, "h100", 1, VisionParallel::Tensor));
+    // A byte less for each weight of 40 layers, at 3.0 TB/s.
+    let saved = seconds(&bf16, &decode(1, 1024)) - seconds(&fp8, &decode(1, 1024));
+    within_5_percent(saved, 40.0 * 272_629_760.0 / 3.0e12);
+    // Bound by arithmetic, which is the same.
+    assert_eq!(fp8.step(&prefill(4096)), bf16.step(&prefill(4096)));
+    assert_eq!(fp8.step(&image(4096)), bf16.step(&image(4096)));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use half::bf16;
 use tessera_device::cpu::{CpuConfig, CpuDevice, CpuMatrix, CpuTensor, CpuVector, Isa};
-use tessera_device::{Device, Dtype, MatrixSource, SourceDtype};
+use tessera_device::{Device, Dtype, MatrixSource, Origin, SourceDtype};
 
 /// A small generator (splitmix64), so that a failure can be run again.
 pub(crate) struct Random(pub(crate) u64);
@@ -73,7 +73,12 @@ pub(crate) fn bytes(values: &[f32], dtype: SourceDtype) -> Vec<u8> {
 /// All of an f32 matrix `[_, cols]`.
 pub(crate) fn whole(bytes: &[u8], cols: usize) -> MatrixSource<'_> {
     let rows = bytes.len() / 4 / cols.max(1);
-    MatrixSource { bytes, dtype: SourceDtype::F32, stride: cols, rows: (0..rows as u32).collect(), columns: 0..cols }
+    MatrixSource {
+        origin: Origin::Stored { bytes, dtype: SourceDtype::F32 },
+        stride: cols,
+        rows: (0..rows as u32).collect(),
+        columns: 0..cols,
+    }
 }
 
 pub(crate) fn weight(device: &mut CpuDevice, values: &[f32], cols: usize, segments: &[usize]) -> CpuMatrix {

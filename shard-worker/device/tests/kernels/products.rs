@@ -2,7 +2,7 @@
 
 use half::bf16;
 use tessera_device::cuda::{CudaDevice, CudaMatrix, CudaTensor};
-use tessera_device::{Device, MatrixSource, SourceDtype};
+use tessera_device::{Device, MatrixSource, Origin, SourceDtype};
 
 use crate::common::assert_same;
 use crate::{assert_near, device, number, numbers, turn, workspace};
@@ -33,8 +33,8 @@ fn row_counts(n: usize) -> Vec<usize> {
 
 fn weight(device: &mut CudaDevice, n: usize, k: usize) -> CudaMatrix {
     let bytes: Vec<u8> = (0..n * k).flat_map(|i| bf16::from_f32(number(1, i)).to_le_bytes()).collect();
-    let source =
-        MatrixSource { bytes: &bytes, dtype: SourceDtype::Bf16, stride: k, rows: (0..n as u32).collect(), columns: 0..k };
+    let origin = Origin::Stored { bytes: &bytes, dtype: SourceDtype::Bf16 };
+    let source = MatrixSource { origin, stride: k, rows: (0..n as u32).collect(), columns: 0..k };
     device.load_matrix(&[source], &[0, k]).unwrap()
 }
 

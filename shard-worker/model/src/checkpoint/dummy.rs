@@ -1,16 +1,10 @@
 //! Made-up weights: a value is a function of its tensor's name, its row and its column, whatever the slice.
 
 use half::bf16;
-use tessera_device::SourceDtype;
-use tessera_types::{Fnv1a, ModelSpec};
+use tessera_device::{MadeUp, SourceDtype};
+use tessera_types::{Fnv1a, ModelSpec, mix};
 
-use super::{Fingerprint, SliceBytes, TensorSlice};
-use crate::mix::mix;
-
-/// Values that one hash makes, one a byte.
-const LANES: usize = 8;
-/// Values that a byte can choose among.
-const LEVELS: usize = 256;
+use super::{Fingerprint, Loadable, SliceBytes, TensorSlice};
 
 /// Pseudo-random bf16 weights of a shape, uniform, with the variance of `1 / fan-in` that keeps activations of order 1.
 #[derive(Clone, Debug)]
@@ -38,43 +32,32 @@ impl DummyWeights {
 
     /// Makes a slice.
     pub fn read(&self, slice: &TensorSlice) -> SliceBytes {
-        let key = mix(self.seed ^ Fnv1a::of(slice.name.as_bytes()));
-        let levels = levels(slice);
-        let mut bytes = vec![0; slice.len() * size_of::<bf16>()];
-        let (row_bytes, columns) = (slice.columns.len() * size_of::<bf16>(), &slice.columns);
-        if !bytes.is_empty() {
-            for (row, target) in slice.rows.clone().zip(bytes.chunks_exact_mut(row_bytes)) {
-                fill(mix(key ^ row as u64), columns.start, target.as_chunks_mut().0, &levels);
-            }
+        let (how, columns) = (self.made_up(slice), slice.columns.len());
+        let mut numbers = vec![bf16::ZERO; slice.len()];
+        for (row, numbers) in slice.rows.clone().zip(numbers.chunks_exact_mut(columns.max(1))) {
+            how.fill(row as u64, slice.columns.start, numbers);
         }
-        let order = (0..slice.rows.len() as u32).collect();
-        SliceBytes { bytes, dtype: SourceDtype::Bf16, columns: slice.columns.len(), order }
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        SliceBytes { bytes, dtype: SourceDtype::Bf16, columns, order: (0..slice.rows.len() as u32).collect() }
+    }
+
+    /// The same for a device to make.
+    pub(super) fn load(&self, slice: &TensorSlice) -> Loadable {
+        let rows = slice.rows.clone().map(|row| row as u32).collect();
+        Loadable::MadeUp { how: self.made_up(slice), stride: slice.stride(), rows, columns: slice.columns.clone() }
+    }
+
+    /// A norm's scales lie around 1.
+    fn made_up(&self, slice: &TensorSlice) -> MadeUp {
+        let is_norm = slice.name.ends_with("norm.weight") || slice.name.ends_with("ln_pre.weight");
+        let (centre, spread) = if is_norm { (1.0, 0.1) } else { (0.0, (3.0 / slice.stride() as f32).sqrt()) };
+        MadeUp::new(mix(self.seed ^ Fnv1a::of(slice.name.as_bytes())), centre, spread)
     }
 }
 
 /// Bytes a made-up slice has.
 pub(super) fn bytes(slice: &TensorSlice) -> u64 {
     (slice.len() * SourceDtype::Bf16.size()) as u64
-}
-
-/// Writes a row's values from column `first` on.
-fn fill(row_key: u64, first: usize, mut target: &mut [[u8; 2]], levels: &[[u8; 2]; LEVELS]) {
-    let (mut group, mut skip) = (first / LANES, first % LANES);
-    while !target.is_empty() {
-        let hash = mix(row_key.wrapping_add(group as u64)).to_le_bytes();
-        let lanes = &hash[skip..];
-        let (head, rest) = target.split_at_mut(lanes.len().min(target.len()));
-        head.iter_mut().zip(lanes).for_each(|(value, &lane)| *value = levels[usize::from(lane)]);
-        (target, group, skip) = (rest, group + 1, 0);
-    }
-}
-
-/// A tensor's possible values, evenly spaced. A norm's scales lie around 1.
-fn levels(slice: &TensorSlice) -> [[u8; 2]; LEVELS] {
-    let is_norm = slice.name.ends_with("norm.weight") || slice.name.ends_with("ln_pre.weight");
-    let (centre, spread) = if is_norm { (1.0, 0.1) } else { (0.0, (3.0 / slice.stride() as f32).sqrt()) };
-    let half = LEVELS as f32 / 2.0;
-    std::array::from_fn(|level| bf16::from_f32(centre + spread * (level as f32 + 0.5 - half) / half).to_le_bytes())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub use dummy::DummyWeights;
 pub use error::CheckpointError;
 pub use fingerprint::Fingerprint;
 pub use layout::{Checkpoint, Layout, shape};
-pub use slice::{SliceBytes, TensorSlice};
+pub use slice::{Loadable, SliceBytes, TensorSlice};
 
 /// Where a model's weights come from.
 #[derive(Debug)]
@@ -64,21 +64,24 @@ impl WeightSource {
 
     /// Reads a slice, and nothing around it.
     pub fn read(&self, slice: &TensorSlice) -> Result<SliceBytes, CheckpointError> {
-        self.read_telling(slice, &mut |_| Ok(()))
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.read(slice, &mut |_| Ok(())),
+            Self::Dummy(dummy) => Ok(dummy.read(slice)),
+        }
     }
 
-    /// Reads a slice and tells of the bytes that were read since it last told, within long slices and at the end. An
-    /// error of `told` ends the reading.
-    pub fn read_telling<E: From<CheckpointError>>(
+    /// Makes a slice ready for a device, and tells of the bytes that were read since it last told, within long slices and
+    /// at the end. An error of `told` ends the reading. Of made-up weights nothing is made yet, but for the device to do.
+    pub fn load<E: From<CheckpointError>>(
         &self,
         slice: &TensorSlice,
         told: &mut dyn FnMut(u64) -> Result<(), E>,
-    ) -> Result<SliceBytes, E> {
+    ) -> Result<Loadable, E> {
         match self {
-            Self::Checkpoint(checkpoint) => checkpoint.read(slice, told),
+            Self::Checkpoint(checkpoint) => checkpoint.read(slice, told).map(Loadable::Read),
             Self::Dummy(dummy) => {
                 told(dummy::bytes(slice))?;
-                Ok(dummy.read(slice))
+                Ok(dummy.load(slice))
             }
         }
     }

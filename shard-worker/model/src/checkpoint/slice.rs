@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tessera_device::{MatrixSource, SourceDtype};
+use tessera_device::{MadeUp, MatrixSource, Origin, SourceDtype, WeightFormat};
 
 /// What a rank wants of one tensor, by Mistral's name and in Mistral's order of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +17,21 @@ pub struct TensorSlice {
     pub columns: Range<usize>,
     /// Width of a head, where rows are rotary pairs whose order depends on the layout; the rows are whole heads.
     pub rotary_head: Option<usize>,
+    /// Whether the weight bears fewer bits than the others.
+    pub quantisable: bool,
 }
 
 impl TensorSlice {
     /// All of a tensor of two or more dimensions.
     pub fn matrix(name: impl Into<String>, shape: &[usize]) -> Self {
         let columns = shape[1..].iter().product();
-        Self { name: name.into(), shape: shape.to_vec(), rows: 0..shape[0], columns: 0..columns, rotary_head: None }
+        let (name, shape, rows) = (name.into(), shape.to_vec(), 0..shape[0]);
+        Self { name, shape, rows, columns: 0..columns, rotary_head: None, quantisable: false }
     }
 
     /// All of a vector.
     pub fn vector(name: impl Into<String>, len: usize) -> Self {
-        Self { name: name.into(), shape: vec![len], rows: 0..1, columns: 0..len, rotary_head: None }
+        Self { name: name.into(), shape: vec![len], rows: 0..1, columns: 0..len, rotary_head: None, quantisable: false }
     }
 
     /// Only these rows.
@@ -44,6 +47,17 @@ impl TensorSlice {
     /// Rows are rotary pairs in heads of this width.
     pub fn rotary(self, head_dim: usize) -> Self {
         Self { rotary_head: Some(head_dim), ..self }
+    }
+
+    /// Whether it bears fewer bits than the others.
+    pub fn quantisable(self, quantisable: bool) -> Self {
+        Self { quantisable, ..self }
+    }
+
+    /// Bytes that a device takes for it.
+    pub fn kept_bytes(&self, format: WeightFormat) -> usize {
+        let (out, inner) = (self.rows.len(), self.columns.len());
+        if self.quantisable { format.quantisable_bytes(out, inner) } else { out * inner * format.dtype.bytes() }
     }
 
     /// Numbers in a row of the whole tensor.
@@ -79,18 +93,49 @@ impl SliceBytes {
     /// As the device wants it.
     pub fn source(&self) -> MatrixSource<'_> {
         MatrixSource {
-            bytes: &self.bytes,
-            dtype: self.dtype,
+            origin: Origin::Stored { bytes: &self.bytes, dtype: self.dtype },
             stride: self.columns,
             rows: self.order.clone(),
             columns: 0..self.columns,
         }
     }
+}
 
-    /// The same slice with its last row repeated until there are `rows`.
-    pub fn padded(mut self, rows: usize) -> Self {
-        if let Some(&last) = self.order.last() {
-            self.order.resize(rows.max(self.order.len()), last);
+/// A slice that a device can load.
+#[derive(Clone, Debug)]
+pub enum Loadable {
+    /// It was read.
+    Read(SliceBytes),
+    /// Whoever loads it makes it up.
+    MadeUp {
+        /// How.
+        how: MadeUp,
+        /// Numbers in a row of the whole tensor.
+        stride: usize,
+        /// Rows of the tensor.
+        rows: Vec<u32>,
+        /// Columns of each.
+        columns: Range<usize>,
+    },
+}
+
+impl Loadable {
+    /// As the device wants it.
+    pub fn source(&self) -> MatrixSource<'_> {
+        match self {
+            Self::Read(read) => read.source(),
+            Self::MadeUp { how, stride, rows, columns } => {
+                let (rows, columns) = (rows.clone(), columns.clone());
+                MatrixSource { origin: Origin::MadeUp(how), stride: *stride, rows, columns }
+            }
+        }
+    }
+
+    /// The same slice with its last row repeated until there are `wanted`.
+    pub fn padded(mut self, wanted: usize) -> Self {
+        let (Self::Read(SliceBytes { order: rows, .. }) | Self::MadeUp { rows, .. }) = &mut self;
+        if let Some(&last) = rows.last() {
+            rows.resize(wanted.max(rows.len()), last);
         }
         self
     }
@@ -115,7 +160,9 @@ mod tests {
 
     #[test]
     fn padding_repeats_the_last_row() {
-        let slice = SliceBytes { bytes: vec![0; 8], dtype: SourceDtype::F32, columns: 1, order: vec![0, 1] };
-        assert_eq!(slice.padded(4).order, [0, 1, 1, 1]);
+        let read = SliceBytes { bytes: vec![0; 8], dtype: SourceDtype::F32, columns: 1, order: vec![0, 1] };
+        assert_eq!(Loadable::Read(read).padded(4).source().rows, [0, 1, 1, 1]);
+        let made_up = Loadable::MadeUp { how: MadeUp::new(1, 0.0, 1.0), stride: 9, rows: vec![7, 8], columns: 3..5 };
+        assert_eq!(made_up.padded(3).source().rows, [7, 8, 8]);
     }
 }

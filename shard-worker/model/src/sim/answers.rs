@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use tessera_types::{SamplingParams, TokenId, TokenLogprob, special};
+use tessera_types::{SamplingParams, TokenId, TokenLogprob, mix, special};
 
-use crate::mix::mix;
 use crate::sampling::{Choice, LogSoftmax, Sampler};
 
 /// Tokens that can come next; more than any request may ask log-probabilities of.

@@ -1,8 +1,6 @@
 //! What a made-up token depends on.
 
-use tessera_types::{PlacedImage, TokenId};
-
-use crate::mix::mix;
+use tessera_types::{PlacedImage, TokenId, mix};
 
 /// A hash of everything before a position: images, then tokens. It grows with its sequence, a token at a time, and
 /// does not know where a chunk, a replay or the prompt ended.

@@ -17,10 +17,10 @@ use tessera_types::{Rank, SequenceId, ShardPlan};
 use crate::cases;
 use crate::driver::{Driver, alone, greedy, load, start};
 
-type Tensors = BTreeMap<String, (StoredDtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Tensors = BTreeMap<String, (StoredDtype, Vec<usize>, Vec<u8>)>;
 
 /// All tensors of a fixture folder.
-fn tensors(layout: &str) -> Tensors {
+pub(crate) fn tensors(layout: &str) -> Tensors {
     let files = fs::read_dir(cases::fixture(layout)).unwrap().map(|entry| entry.unwrap().path());
     let mut tensors = Tensors::new();
     for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors")) {
@@ -33,7 +33,7 @@ fn tensors(layout: &str) -> Tensors {
 }
 
 /// A folder with one safetensors file and a configuration.
-fn folder(file: &str, tensors: &Tensors, config: (&str, String)) -> TempDir {
+pub(crate) fn folder(file: &str, tensors: &Tensors, config: (&str, String)) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let views = tensors.iter().map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     serialize_to_file(views, None, &folder.path().join(file)).unwrap();
@@ -51,7 +51,7 @@ fn copy(layout: &str) -> TempDir {
     folder
 }
 
-fn config(layout: &str, file: &str) -> String {
+pub(crate) fn config(layout: &str, file: &str) -> String {
     fs::read_to_string(cases::fixture(layout).join(file)).unwrap()
 }
 

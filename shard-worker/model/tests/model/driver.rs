@@ -10,7 +10,8 @@ use tessera_device::cpu::{CpuConfig, CpuDevice};
 use tessera_device::{Device, Dtype};
 use tessera_model::{CacheConfig, Model, ModelError, WeightSource};
 use tessera_types::{
-    BLOCK_TOKENS, BlockId, Chunk, Epoch, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepId, StepOutput, StepPlan,
+    BLOCK_TOKENS, BlockId, Chunk, Epoch, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepId, StepOutput,
+    StepPlan, VisionParallel,
 };
 
 use crate::cases::Case;
@@ -29,6 +30,17 @@ pub(crate) fn group_of<R: Send>(
     dtype: Dtype,
     work: impl Fn(&mut Model<CpuDevice>) -> R + Sync,
 ) -> Vec<R> {
+    group_sharing(source, tp, dtype, VisionParallel::Tensor, work)
+}
+
+/// The same, images shared in some way.
+pub(crate) fn group_sharing<R: Send>(
+    source: &WeightSource,
+    tp: usize,
+    dtype: Dtype,
+    parallel: VisionParallel,
+    work: impl Fn(&mut Model<CpuDevice>) -> R + Sync,
+) -> Vec<R> {
     static GROUPS: AtomicU64 = AtomicU64::new(0);
     let name = format!("model-test-{}-{}", std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed));
     let config = |rank: usize| GroupConfig {
@@ -44,7 +56,7 @@ pub(crate) fn group_of<R: Send>(
         let spawn = |config: GroupConfig| {
             scope.spawn(move || {
                 let collective = tessera_collective::join(&config).unwrap();
-                work(&mut load(source, tp, collective, dtype).unwrap())
+                work(&mut load_sharing(source, tp, collective, dtype, parallel).unwrap())
             })
         };
         let ranks: Vec<_> = (0..tp).map(config).map(spawn).collect();
@@ -59,7 +71,17 @@ pub(crate) fn load(
     collective: Box<dyn Collective>,
     dtype: Dtype,
 ) -> Result<Model<CpuDevice>, ModelError> {
-    let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap();
+    load_sharing(source, tp, collective, dtype, VisionParallel::Tensor)
+}
+
+fn load_sharing(
+    source: &WeightSource,
+    tp: usize,
+    collective: Box<dyn Collective>,
+    dtype: Dtype,
+    parallel: VisionParallel,
+) -> Result<Model<CpuDevice>, ModelError> {
+    let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap().sharing_images(parallel);
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
     Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| Ok(()))
 }

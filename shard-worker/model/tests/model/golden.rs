@@ -1,11 +1,11 @@
 //! The tiny random checkpoint gives what the reference programs give.
 
 use tessera_device::{Device, Dtype};
-use tessera_model::Model;
-use tessera_types::{SequenceId, TokenId};
+use tessera_model::{Model, WeightSource};
+use tessera_types::{SequenceId, TokenId, VisionParallel};
 
 use crate::cases::{self, Case};
-use crate::driver::{Driver, greedy, group, start};
+use crate::driver::{Driver, greedy, group, group_sharing, start};
 
 const STEPS: usize = 24;
 
@@ -32,9 +32,10 @@ pub(crate) fn run<D: Device>(driver: &mut Driver, model: &mut Model<D>, case: &C
     (tokens, logits, features)
 }
 
-fn check_f32(layout: &str, tp: usize) {
+pub(crate) fn check_f32(layout: &str, tp: usize, parallel: VisionParallel) {
     let cases = cases::all();
-    group(&cases::fixture(layout), tp, Dtype::F32, |model| {
+    let source = WeightSource::open(&cases::fixture(layout)).unwrap();
+    group_sharing(&source, tp, Dtype::F32, parallel, |model| {
         let mut driver = Driver::new();
         for case in &cases {
             let within = |what: &str, got: &[f32], expected: &[f32], limit: f32| {
@@ -53,24 +54,24 @@ fn check_f32(layout: &str, tp: usize) {
 
 #[test]
 fn f32_equals_the_reference_from_the_hugging_face_layout() {
-    check_f32("hf", 1);
+    check_f32("hf", 1, VisionParallel::Tensor);
 }
 
 #[test]
 fn f32_equals_the_reference_from_the_mistral_layout() {
-    check_f32("mistral", 1);
+    check_f32("mistral", 1, VisionParallel::Tensor);
 }
 
 #[test]
 fn two_ranks_equal_the_reference() {
-    check_f32("hf", 2);
-    check_f32("mistral", 2);
+    check_f32("hf", 2, VisionParallel::Tensor);
+    check_f32("mistral", 2, VisionParallel::Tensor);
 }
 
 #[test]
 fn four_ranks_equal_the_reference() {
-    check_f32("hf", 4);
-    check_f32("mistral", 4);
+    check_f32("hf", 4, VisionParallel::Tensor);
+    check_f32("mistral", 4, VisionParallel::Tensor);
 }
 
 /// Logits of every position that the reference's greedy path asks for, with that path fed.
@@ -108,12 +109,22 @@ fn bf16_stays_near_the_f32_reference() {
     }
 }
 
-/// Tolerances against f32 values of the reference: bf16 rounding of another program moves logits by 0.09 rms.
+/// Of the logits that the reference programs compute.
 pub(crate) fn check_bf16(case: &Case, logits: &[f32]) {
+    check_near(case, logits, &case.step_logits);
+}
+
+/// The root of the mean square distance of two rows.
+pub(crate) fn rms(a: &[f32], b: &[f32]) -> f32 {
+    (a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / a.len() as f32).sqrt()
+}
+
+/// Tolerances against f32 values of a reference: bf16 rounding of another program moves logits by 0.09 rms.
+pub(crate) fn check_near(case: &Case, logits: &[f32], expected: &[f32]) {
     let vocab = case.prefill_logits.len();
-    assert_eq!(logits.len(), STEPS * vocab);
-    for (got, expected) in logits.chunks(vocab).zip(case.step_logits.chunks(vocab)) {
-        let rms = (got.iter().zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / vocab as f32).sqrt();
+    assert_eq!((logits.len(), expected.len()), (STEPS * vocab, STEPS * vocab));
+    for (got, expected) in logits.chunks(vocab).zip(expected.chunks(vocab)) {
+        let rms = rms(got, expected);
         assert!(rms <= 0.15, "{} rms {rms}", case.name);
         assert!(distance(got, expected) <= 0.8, "{}", case.name);
         let (best, margin) = winner(expected);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod by_image;
 mod cases;
 mod checkpoints;
 mod cuda;
@@ -11,5 +12,6 @@ mod golden;
 mod layouts;
 mod npz;
 mod plans;
+mod quantised;
 mod reference;
 mod shapes;
