@@ -8,6 +8,7 @@ use super::{
     ops::{agree, shaped},
     schedule::{self, Schedule},
     tensor::Numbers,
+    workspace::Region,
 };
 use crate::DeviceError;
 
@@ -57,47 +58,50 @@ impl CudaDevice {
             return self.multiply(&narrow, weight, out);
         }
         let shape = [x.rows, weight.out, weight.inner];
-        let wide = has_wide(&self.context);
         let schedule = match weight.weights {
-            Weights::Bf16(_) => Schedule::of(shape, self.context.processors(), wide),
-            Weights::E4m3 { .. } => Schedule::of_quantised(shape),
+            Weights::Bf16(_) => Schedule::of(shape, self.context.processors(), has_wide(&self.context)),
+            Weights::E4m3 { .. } => Schedule::of_e4m3(shape),
         };
-        if let Schedule::Parts(parts) = schedule {
-            return self.multiply_in_parts(x, weight, out, parts);
+        // A pass's room is known before; what parts take beside it they do without where there is none left.
+        if let Schedule::Parts(parts) = schedule
+            && let Ok(partials) = self.scratch(schedule::partial_numbers(x.rows, weight.out) * size_of::<f32>())
+        {
+            return self.multiply_by_parts(x, weight, (parts, &partials), out);
         }
         let (working, full, geometry) = self.product(schedule, x.rows, weight);
         let kernel = if out.numbers == Numbers::Working { working } else { full };
-        self.kernels.launch(kernel, geometry, &args(x, weight, out.address())?)
+        self.kernels.launch(kernel, geometry, &arguments(x, weight, out.address())?)
     }
 
-    /// The kernels of a way, that with bf16 results and that with f32 ones, and how they are launched.
-    fn product(&self, schedule: Schedule, rows: usize, weight: &CudaMatrix) -> (Kernel, Kernel, Geometry) {
-        use Kernel as K;
-        let of = |of_rows, shared| tiled(rows, of_rows, weight.out, shared);
-        match (&weight.weights, schedule) {
-            (Weights::Bf16(_), Schedule::Few) => (K::GemmSmallWorking, K::GemmSmallFull, self.few(rows, weight.out, 16)),
-            (Weights::Bf16(_), Schedule::Wide) => (K::GemmWideWorking, K::GemmWideFull, of(schedule::WIDE_ROWS, WIDE_SHARED)),
-            (Weights::Bf16(_), _) => (K::GemmTileWorking, K::GemmTileFull, of(schedule::TILE_ROWS, TILE_SHARED)),
-            (Weights::E4m3 { .. }, Schedule::Few) => (K::GemmSmall8Working, K::GemmSmall8Full, self.few(rows, weight.out, 32)),
-            (Weights::E4m3 { .. }, _) => (K::GemmTile8Working, K::GemmTile8Full, of(schedule::TILE_ROWS, TILE8_SHARED)),
-        }
-    }
-
-    /// The segments of the inner dimension go to `parts` blocks a tile; their sums are then added in order.
-    fn multiply_in_parts(
+    /// The same by segments of the inner dimension, in so many parts, with room for their sums.
+    fn multiply_by_parts(
         &self,
         x: &CudaTensor,
         weight: &CudaMatrix,
+        (parts, partials): (usize, &Region),
         out: &mut CudaTensor,
-        parts: usize,
     ) -> Result<(), DeviceError> {
-        let mut geometry = tiled(x.rows, schedule::TILE_ROWS, weight.out, TILE_SHARED);
+        let mut geometry = tiles([x.rows, schedule::TILE_ROWS], weight.out, TILE_SHARED);
         geometry.grid[2] = parts;
-        let partials = self.scratch(schedule::partial_numbers(x.rows, weight.out) * size_of::<f32>())?;
-        self.kernels.launch(Kernel::GemmPart, geometry, &args(x, weight, partials.address())?)?;
+        self.kernels.launch(Kernel::GemmPart, geometry, &arguments(x, weight, partials.address())?)?;
         let kernel = if out.numbers == Numbers::Working { Kernel::GemmJoinWorking } else { Kernel::GemmJoinFull };
-        let join = [partials.address().into(), out.address().into(), (out.len() as i64).into()];
-        self.kernels.launch(kernel, Geometry::numbers(out.len(), 1024), &join)
+        let args = [partials.address().into(), out.address().into(), (out.len() as i64).into()];
+        self.kernels.launch(kernel, Geometry::numbers(out.len(), 1024), &args)
+    }
+
+    /// The kernels for a product of so many rows, that with bf16 results and that with f32 ones, and how they are launched.
+    fn product(&self, schedule: Schedule, rows: usize, weight: &CudaMatrix) -> (Kernel, Kernel, Geometry) {
+        use Kernel as K;
+        let tile = [rows, schedule::TILE_ROWS];
+        match (&weight.weights, schedule) {
+            (Weights::Bf16(_), Schedule::Few) => (K::GemmSmallWorking, K::GemmSmallFull, self.few(rows, weight.out, 16)),
+            (Weights::Bf16(_), Schedule::Wide) => {
+                (K::GemmWideWorking, K::GemmWideFull, tiles([rows, schedule::WIDE_ROWS], weight.out, WIDE_SHARED))
+            }
+            (Weights::Bf16(_), _) => (K::GemmTileWorking, K::GemmTileFull, tiles(tile, weight.out, TILE_SHARED)),
+            (Weights::E4m3 { .. }, Schedule::Few) => (K::GemmSmall8Working, K::GemmSmall8Full, self.few(rows, weight.out, 32)),
+            (Weights::E4m3 { .. }, _) => (K::GemmTile8Working, K::GemmTile8Full, tiles(tile, weight.out, TILE8_SHARED)),
+        }
     }
 
     /// A block a group of features, `least` for the fewest rows, no more blocks than run at once.
@@ -118,14 +122,13 @@ impl CudaDevice {
     }
 }
 
-/// A block a tile of `of_rows` rows.
-fn tiled(rows: usize, of_rows: usize, features: usize, shared: usize) -> Geometry {
-    Geometry { grid: [schedule::tiles(rows, of_rows, features), 1, 1], block: THREADS, shared }
+/// A block a tile of so many of the rows.
+fn tiles([rows, of_tile]: [usize; 2], features: usize, shared: usize) -> Geometry {
+    Geometry { grid: [schedule::tiles(rows, of_tile, features), 1, 1], block: THREADS, shared }
 }
 
-/// What the kernels of products take.
-fn args(x: &CudaTensor, weight: &CudaMatrix, to: u64) -> Result<Vec<Arg>, DeviceError> {
+/// What all products take; the result goes to `to`.
+fn arguments(x: &CudaTensor, weight: &CudaMatrix, to: u64) -> Result<Vec<Arg>, DeviceError> {
     let from = std::iter::once(x.address()).chain(weight.weights.addresses()).map(Arg::from);
-    let sizes = [int(x.rows)?, int(weight.out)?, int(weight.inner)?].map(Arg::from);
-    Ok(from.chain([to.into()]).chain(sizes).collect())
+    Ok(from.chain([to.into(), int(x.rows)?.into(), int(weight.out)?.into(), int(weight.inner)?.into()]).collect())
 }

@@ -106,8 +106,7 @@ impl CudaDevice {
         let most_splits = layout.splits.next_power_of_two();
         // An image's feature is laid in its place from where no recording knows.
         let all_tokens = rows.tokens.len() == count && rows.tokens.iter().all(Option::is_some);
-        let next_tokens = !images && layout.singles.len() == count && all_tokens;
-        let recording = self.recording_key(count, most_splits, next_tokens);
+        let recording = self.recording_key(count, most_splits, !images && layout.singles.len() == count && all_tokens);
         let splits = if recording.is_some() { most_splits } else { layout.splits };
         let memory = match recording {
             Some(key) => {

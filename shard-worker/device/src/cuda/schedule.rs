@@ -50,8 +50,8 @@ impl Schedule {
         ways.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Self::Tiles)
     }
 
-    /// The same for weights of 8 bits, of which there are neither wide tiles nor parts.
-    pub(super) fn of_quantised([rows, ..]: [usize; 3]) -> Self {
+    /// The way for weights of e4m3, which have tiles of one size.
+    pub(super) fn of_e4m3([rows, ..]: [usize; 3]) -> Self {
         if rows <= FEW_ROWS { Self::Few } else { Self::Tiles }
     }
 

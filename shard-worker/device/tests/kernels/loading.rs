@@ -3,9 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use tessera_device::cuda::{CudaConfig, CudaDevice};
-use tessera_device::{Device, DeviceError, Dtype};
+use tessera_device::{Device, DeviceError};
 
-use crate::turn;
+use crate::{BF16, turn};
 
 /// A folder with such images, named by what they are for.
 fn folder(name: &str, images: &[(&str, &str)]) -> PathBuf {
@@ -19,10 +19,7 @@ fn folder(name: &str, images: &[(&str, &str)]) -> PathBuf {
 
 fn opened(kernels: PathBuf) -> Result<CudaDevice, DeviceError> {
     tessera_test_gpu::open();
-    CudaDevice::new(
-        &CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false },
-        Dtype::Bf16.into(),
-    )
+    CudaDevice::new(&CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false }, BF16)
 }
 
 /// The stand-in is a device of 9.0; what it refuses here are an image that is none and those for newer devices.

@@ -15,8 +15,10 @@ mod sequences;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tessera_device::Dtype;
 use tessera_device::cuda::{CudaConfig, CudaDevice};
+use tessera_device::{Dtype, WeightFormat};
+
+const BF16: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: None };
 
 /// Bytes that the tests compute with: at real sizes, what a pass of 8192 rows takes.
 fn workspace() -> usize {
@@ -26,7 +28,7 @@ fn workspace() -> usize {
 fn device(workspace: usize, records: bool) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, Dtype::Bf16.into()).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, BF16).unwrap()
 }
 
 /// Tests of one process take turns, so that each has the GPU's memory to itself.

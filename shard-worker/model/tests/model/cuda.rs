@@ -271,6 +271,36 @@ fn a_step_that_needs_tokens_on_the_host_waits_for_them() {
     assert_eq!(followed(&model), [true; 3]);
 }
 
+/// Also what `on_devices_of_other_capabilities_too` asks processes of other devices; they print what the device gave.
+#[test]
+fn the_first_case_is_near_the_reference() {
+    let (mut model, mut driver, case) = (model("hf", BF16, true), Driver::new(), &cases::all()[0]);
+    let logits = forced(&mut driver, &mut model, case);
+    check_bf16(case, &logits);
+    println!("logits {:?}", logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+}
+
+/// Devices differ in processors, in the shared memory of a block, and in the images of the kernels that they take; not in bits.
+#[test]
+fn on_devices_of_other_capabilities_too() {
+    if tessera_test_gpu::is_real() {
+        return;
+    }
+    tessera_test_gpu::kernels();
+    let given = |capability: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["cuda::the_first_case_is_near_the_reference", "--exact", "--nocapture"]);
+        let output = command.env("FAKE_CUDA_CAPABILITY", capability).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{capability}: {said} {}", String::from_utf8_lossy(&output.stderr));
+        said.lines().find_map(|line| Some(line.split_once("logits ")?.1.to_owned())).unwrap()
+    };
+    let wanted = given("9.0");
+    for capability in ["8.0", "8.9", "12.0"] {
+        assert_eq!(given(capability), wanted, "{capability}");
+    }
+}
+
 /// Numbers of slices as the host makes them, the last row of each repeated until there are `rows`.
 fn by_host(source: &WeightSource, slice: &TensorSlice, rows: usize) -> Vec<f32> {
     let SliceBytes { bytes, columns, order, .. } = source.read(slice).unwrap();
@@ -402,34 +432,4 @@ fn two_gpus_encode_apart_what_one_encodes_and_stay_near_the_reference_either_way
     child.args(["--exact", "cuda::two_gpus_as_a_child", "--nocapture"]).env(CHILD, "1");
     let ended = child.envs(tessera_test_gpu::environment(2)).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-}
-
-/// Also what `on_devices_of_other_capabilities_too` asks processes of other devices; they print what the device gave.
-#[test]
-fn the_first_case_is_near_the_reference() {
-    let (mut model, mut driver, case) = (model("hf", BF16, true), Driver::new(), &cases::all()[0]);
-    let logits = forced(&mut driver, &mut model, case);
-    check_bf16(case, &logits);
-    println!("logits {:?}", logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
-}
-
-/// Devices differ in processors, in the shared memory of a block, and in the images of the kernels that they take; not in bits.
-#[test]
-fn on_devices_of_other_capabilities_too() {
-    if tessera_test_gpu::is_real() {
-        return;
-    }
-    tessera_test_gpu::kernels();
-    let given = |capability: &str| {
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["cuda::the_first_case_is_near_the_reference", "--exact", "--nocapture"]);
-        let output = command.env("FAKE_CUDA_CAPABILITY", capability).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{capability}: {said} {}", String::from_utf8_lossy(&output.stderr));
-        said.lines().find_map(|line| Some(line.split_once("logits ")?.1.to_owned())).unwrap()
-    };
-    let wanted = given("9.0");
-    for capability in ["8.0", "8.9", "12.0"] {
-        assert_eq!(given(capability), wanted, "{capability}");
-    }
 }
