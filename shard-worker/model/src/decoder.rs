@@ -9,6 +9,7 @@ use tessera_types::{ImageKey, ModelSpec, ShardPlan};
 use crate::batch::Batch;
 use crate::error::{ModelError, PlanError};
 use crate::layer::{Layer, LayerSizes, Scratch};
+use crate::open::Feed;
 use crate::passes::Passes;
 use crate::ranks::{Gathered, Ranks, Reduce};
 use crate::slices::ShardSlices;
@@ -52,7 +53,7 @@ impl<D: Device> Decoder<D> {
     }
 
     /// Runs all chunks through all layers; `[rows, dim]`, before the final norm. `feeds` are tokens that the device chose and
-    /// the host does not know yet: pairs of a row and whose choice it gets.
+    /// the host does not know yet.
     pub(crate) fn forward(
         &self,
         device: &D,
@@ -60,12 +61,12 @@ impl<D: Device> Decoder<D> {
         state: State<'_, D>,
         batch: &Batch,
         chunks: &[ChunkSpan<'_>],
-        feeds: &[(&D::Chosen, Vec<(usize, usize)>)],
+        feeds: &[Feed<'_, D>],
     ) -> Result<Arc<D::Tensor>, ModelError> {
         let State { cache, features, passes } = state;
         let rows = Rows { tokens: &batch.tokens, positions: &batch.positions, spans: Spans::Chunks(chunks) };
         let placed = device.place(rows)?;
-        for (chosen, rows) in feeds {
+        for Feed { chosen, rows } in feeds {
             device.feed(&placed, chosen, rows)?;
         }
         ranks.progressed();

@@ -24,6 +24,12 @@ pub(crate) struct Open<D: Device> {
     rows: Vec<OpenRow>,
 }
 
+/// Rows of a batch that get tokens which are still on the device: pairs of a row and whose choice it gets.
+pub(crate) struct Feed<'a, D: Device> {
+    pub(crate) chosen: &'a D::Chosen,
+    pub(crate) rows: Vec<(usize, usize)>,
+}
+
 /// A row whose token is still on the device.
 struct OpenRow {
     sequence: SequenceId,
@@ -69,8 +75,8 @@ impl<D: Device> Open<D> {
         }
     }
 
-    /// Which rows of a batch get tokens of this step: for each group, pairs of a row and whose token it gets.
-    pub(crate) fn feeds(&self, chunks: &[Chunk], batch: &Batch) -> Vec<(&D::Chosen, Vec<(usize, usize)>)> {
+    /// Which rows of a batch get tokens of this step.
+    pub(crate) fn feeds(&self, chunks: &[Chunk], batch: &Batch) -> Vec<Feed<'_, D>> {
         let chunk_of: HashMap<SequenceId, usize> = chunks.iter().enumerate().map(|(n, chunk)| (chunk.sequence, n)).collect();
         let batch_row = |open: &OpenRow| {
             let n = *chunk_of.get(&open.sequence)?;
@@ -82,7 +88,7 @@ impl<D: Device> Open<D> {
             let fed = rows.iter().enumerate().filter_map(|(choice, open)| Some((batch_row(open)?, choice)));
             fed.collect()
         };
-        groups.map(|(chosen, rows)| (chosen, pairs(rows))).filter(|(_, pairs)| !pairs.is_empty()).collect()
+        groups.map(|(chosen, rows)| Feed { chosen, rows: pairs(rows) }).filter(|feed| !feed.rows.is_empty()).collect()
     }
 
     /// Whether all tokens are on the host.

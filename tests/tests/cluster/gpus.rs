@@ -24,17 +24,18 @@ async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<(
     // Far more than can be chosen before the rank is killed.
     let sampling = request.sampling.get_or_insert_default();
     (sampling.max_new_tokens, sampling.ignore_eos) = (Some(200), Some(true));
+    request.tell_resumed = true;
     let address = fleet.doors()[0].address.clone();
     let expected = ask(&address, &request, &Lives::default()).await?.sequences[&0].tokens.clone();
     assert!(expected.starts_with(&reference_of_the_first_picture()?));
+    let before = fleet.status().await?;
+    let worker = before.ranks("c0")[1].to_owned();
     let lives = Arc::new(Lives::default());
     let heard = lives.clone();
     let answer = tokio::spawn(async move { ask(&address, &request, &heard).await });
     while lives.tokens() == 0 && !answer.is_finished() {
         sleep(LOOK).await;
     }
-    let before = fleet.status().await?;
-    let worker = before.ranks("c0")[1].to_owned();
     fleet.kill(&worker)?;
     let after = fleet.wait_for("group without the dead worker", |status| status.epoch("c0") > before.epoch("c0")).await?;
     assert!(!after.ranks("c0").contains(&worker.as_str()), "{after}");
