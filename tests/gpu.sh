@@ -112,12 +112,13 @@ limits() {
 speed() { speed_of none; }
 speed8() { speed_of fp8; }
 
-# The 12B shape with made-up weights: decode, prefill, and an image, each beside its floor.
+# The 12B shape with made-up weights: decode, prefill, and an image, each beside its floor. TESSERA_SPEED_DEVICE=sim:h100 tries the
+# script where there is no GPU.
 speed_of() {
     local quantization="$1" floors="$gpu/floors-$1.json" log="$gpu/up-$1.log" streams
     "$tessera" bench --roofline --quantization "$quantization" --json > "$floors" || return 1
     local begin; begin="$(date +%s.%N)"
-    "$tessera" up --device cuda --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
+    "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
     local up=$!
     until grep -q '^ready ' "$log"; do
         kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }

@@ -125,13 +125,13 @@ impl Owner {
     /// The next command. Until it comes, open steps are ended; when it comes while one is open, it may be a step to be begun
     /// behind that one.
     fn next(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
-        self.end_if_broken();
         while !self.open.is_empty() {
             let has_room = self.open.len() < OPEN_STEPS;
             if !self.end_step(&mut || has_room && !commands.is_empty()) {
                 break;
             }
         }
+        self.end_if_broken();
         commands.blocking_recv()
     }
 
