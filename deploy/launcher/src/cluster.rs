@@ -42,8 +42,8 @@ impl LocalCluster {
         settings::check_quantization(&args.replica, Some(args.compute.device))?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let shared = settings::registry(&args.registry)?;
-        // Where others meet as well, they may bring what is missing here.
-        let mend = shared.is_some();
+        // Others may bring what is missing here, and replicas that choose workers at once may be in each other's way.
+        let mend = shared.is_some() || args.replicas > 1;
         let registry = shared.unwrap_or_else(|| Registry::new(MemoryStore::new()));
         // First of all, since it is the router that is told ports and files: what is wrong with them is found before
         // anything is loaded.
