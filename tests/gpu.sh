@@ -116,7 +116,8 @@ speed8() { speed_of fp8; }
 # script where there is no GPU.
 speed_of() {
     local quantization="$1" floors="$gpu/floors-$1.json" log="$gpu/up-$1.log" streams
-    "$tessera" bench --roofline --quantization "$quantization" --json > "$floors" || return 1
+    local whose; whose="$(accelerator)" || return 1
+    "$tessera" bench --roofline --device "$whose" --quantization "$quantization" --json > "$floors" || return 1
     local begin; begin="$(date +%s.%N)"
     "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
     local up=$!
@@ -129,16 +130,37 @@ speed_of() {
         # Twice, with other prompts: passes are recorded when they come the second time.
         load "$quantization-warm" "$streams" "$streams" 1024 --output-tokens 24 || return 1
         load "$quantization-$streams" "$streams" "$streams" 1024 --output-tokens 96 || return 1
-        local step floor; step="$(field "$gpu/bench-$quantization-$streams.json" inter_token_ms)"
-        floor="$(python3 -c 'import json, sys
-print(next(s["ms"] for s in json.load(open(sys.argv[1]))["steps"] if s["step"] == "decode" and s["batch"] == int(sys.argv[2])))' "$floors" "$streams")"
-        row "$quantization: decode, $streams streams at 1k" "$(field "$gpu/bench-$quantization-$streams.json" generated_tokens_per_second) tokens/s in all; a step $step ms, floor/step $(over "$floor" "$step")"
+        local step; step="$(field "$gpu/bench-$quantization-$streams.json" inter_token_ms)"
+        row "$quantization: decode, $streams streams at 1k" "$(field "$gpu/bench-$quantization-$streams.json" generated_tokens_per_second) tokens/s in all; a step $step ms, $whose floor/step $(over "$(floor "$floors" decode batch "$streams")" "$step")"
     done
     load "$quantization-prefill" 1 4 4096 --output-tokens 1 || return 1
-    row "$quantization: first token of 4k tokens" "$(field "$gpu/bench-$quantization-prefill.json" time_to_first_token_ms) ms"
+    first "$quantization-prefill" "$quantization: first token of 4k tokens" "$(floor "$floors" prefill tokens 4096)"
     load "$quantization-image" 1 4 128 --output-tokens 1 --images 1 --image-size 1024x1024 || return 1
-    row "$quantization: first token of a 1024 x 1024 image, 128 tokens" "$(field "$gpu/bench-$quantization-image.json" time_to_first_token_ms) ms"
+    first "$quantization-image" "$quantization: first token of a 1024 x 1024 image, 128 tokens" "$(floor "$floors" first_token patches 4096)"
     kill "$up"; wait "$up"
+}
+
+# Whose floors: the sim device's, or those of the GPU here. Others than these have none.
+accelerator() {
+    local name="${TESSERA_SPEED_DEVICE:-$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)}" known
+    for known in a100 h100 h200; do
+        [[ "${name,,}" != *"$known"* ]] || { echo "$known"; return; }
+    done
+    echo "no floors are known of $name" >&2
+    return 1
+}
+
+# floor FLOORS STEP NAME VALUE: milliseconds.
+floor() {
+    python3 -c 'import json, sys
+floors, step, name, value = sys.argv[1:]
+print(next(s["ms"] for s in json.load(open(floors))["steps"] if s["step"] == step and s[name] == int(value)))' "$@"
+}
+
+# first NAME WHAT FLOOR: the time to the first token, beside its floor.
+first() {
+    local took; took="$(field "$gpu/bench-$1.json" time_to_first_token_ms)"
+    row "$2" "$took ms, floor/this $(over "$3" "$took")"
 }
 
 seed=0

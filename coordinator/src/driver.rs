@@ -108,7 +108,10 @@ impl Driver {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),
             };
-            self.begin(&group)?;
+            if let Err(error) = self.begin(&group) {
+                group.release().await;
+                break Err(error.into());
+            }
             match self.drive(&mut group, &former).await {
                 Ok(()) => {
                     group.release().await;

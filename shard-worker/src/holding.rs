@@ -226,12 +226,12 @@ impl Holding {
     }
 
     /// Leaves the group last joined and keeps the weights.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) -> Result<(), ModelError> {
         match &mut self.forward {
             Forward::Cpu(model) => model.leave(),
             Forward::Cuda(model) => model.leave(),
             // Its ranks join no collective.
-            Forward::Sim(_) => {}
+            Forward::Sim(_) => Ok(()),
         }
     }
 

@@ -140,8 +140,10 @@ impl Owner {
         if self.group.is_aborted() {
             self.end_steps();
         }
-        if let Some(held) = self.held.as_mut().filter(|_| self.group.is_aborted()) {
-            held.leave();
+        let left = self.held.as_mut().filter(|_| self.group.is_aborted()).map(Holding::leave);
+        // A collective may have met the device's failure first, and called it its own.
+        if let Some(Err(error)) = left {
+            self.note(&error);
         }
     }
 

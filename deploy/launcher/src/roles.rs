@@ -35,13 +35,13 @@ pub(crate) async fn up(args: UpArgs) -> Result<()> {
 /// `tessera shard-worker`
 pub(crate) async fn shard_worker(args: ShardWorkerArgs) -> Result<()> {
     let stop = on_signal();
-    let registry = settings::registry(&args.registry)?;
-    let Identity { id, advertise, drain } = Identity::new("worker", &args.identity, args.listen)?;
-    let tls = settings::tls(&args.tls);
-    let config = settings::shard_worker(&args.compute, args.listen, (0, 1), args.registry.lease())?;
+    let registry = settings::registry(&args.member.registry)?;
+    let Identity { id, advertise, drain } = Identity::new("worker", &args.member.identity, args.listen)?;
+    let tls = settings::tls(&args.member.tls);
+    let config = settings::shard_worker(&args.compute, args.listen, (0, 1), args.member.registry.lease())?;
     let worker = ShardWorker::bind(tessera_shard_worker::Config { id, advertise, drain, tls, ..config }).await?;
     let health = worker.health();
-    let status = status(args.status, move || health.problem().map(str::to_owned)).await?;
+    let status = status(args.member.status, move || health.problem().map(str::to_owned)).await?;
     announce(&format!("ready listen={}{}", worker.record().address, status.line))?;
     Ok(worker.run(registry, stop).await?)
 }
@@ -52,8 +52,8 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let model = Model::new(&args.model)?;
     // What its workers compute on they say themselves.
     settings::check_quantization(&args.replica, None)?;
-    let tls = settings::tls(&args.tls);
-    let registry = settings::registry(&args.registry)?;
+    let tls = settings::tls(&args.member.tls);
+    let registry = settings::registry(&args.member.registry)?;
     let by_hand = registry.is_none();
     let (given, needed) = (args.workers.len(), usize::from(args.replica.tp));
     ensure!(
@@ -62,13 +62,13 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     );
     let registry = registry.unwrap_or_else(|| Registry::new(MemoryStore::new()));
     let _members = if by_hand { Some(static_workers(&registry, &args.workers, tls.is_some()).await?) } else { None };
-    let Identity { id: replica, advertise, drain } = Identity::new("replica", &args.identity, args.listen)?;
+    let Identity { id: replica, advertise, drain } = Identity::new("replica", &args.member.identity, args.listen)?;
     let mut config = settings::coordinator(&args.replica, &model, args.listen);
-    (config.timeouts.lease, config.timeouts.drain) = (args.registry.lease(), drain);
+    (config.timeouts.lease, config.timeouts.drain) = (args.member.registry.lease(), drain);
     let coordinator = Coordinator::bind(tessera_coordinator::Config { replica, advertise, tls, ..config }, registry).await?;
     let (address, group, health) = (coordinator.uri(), coordinator.group(), coordinator.health());
     let seen = group.clone();
-    let status = status(args.status, move || coordinator_problem(&seen.borrow(), &health)).await?;
+    let status = status(args.member.status, move || coordinator_problem(&seen.borrow(), &health)).await?;
     let ready = async {
         // With a registry it may be a spare for days: it is ready when it may be found.
         if by_hand {

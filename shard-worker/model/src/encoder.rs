@@ -99,7 +99,7 @@ fn apart<D: Device>(
             let made = if owner == own { encoded.next() } else { None };
             let mut tensor = match made {
                 Some(tensor) => tensor,
-                None => device.working(image.grid.patches(), whole.feature_width())?,
+                None => device.lasting(image.grid.patches(), whole.feature_width())?,
             };
             ranks.hand_round(device, owner, &mut tensor)?;
             features.insert(image.key, tensor);

@@ -112,11 +112,12 @@ impl<D: Device> Model<D> {
         Ok(())
     }
 
-    /// Leaves the group and keeps the weights. What was recorded goes first: a collective of devices ends only then.
-    pub fn leave(&mut self) {
+    /// Leaves the group and keeps the weights; fails with what the device says. What was recorded goes first: a collective of
+    /// devices ends only then.
+    pub fn leave(&mut self) -> Result<(), ModelError> {
         self.open.clear();
         self.passes.clear(&self.device);
-        self.ranks.leave(&self.device);
+        Ok(self.ranks.leave(&self.device)?)
     }
 
     /// Passes that were recorded and are replayed.

@@ -54,9 +54,11 @@ impl Ranks {
         self.collective = collective;
     }
 
-    /// Leaves the group, with nothing left running for it.
-    pub(crate) fn leave<D: Device>(&mut self, device: &D) {
-        self.collective.leave(&mut || device.is_idle().map_err(|error| error.to_string()));
+    /// Leaves the group, with nothing left running for it; fails with what the device says.
+    pub(crate) fn leave<D: Device>(&mut self, device: &D) -> Result<(), DeviceError> {
+        let mut failure = None;
+        self.collective.leave(&mut || told(device.is_idle(), &mut failure));
+        failure.map_or(Ok(()), Err)
     }
 
     /// Counts on `progress` from now on.
@@ -187,13 +189,7 @@ impl Ranks {
     /// ever.
     pub(crate) fn wait(&mut self, done: &mut dyn FnMut() -> Result<bool, DeviceError>) -> Result<(), ModelError> {
         let mut failure = None;
-        let watched = self.collective.watch(&mut || {
-            done().map_err(|error| {
-                let said = error.to_string();
-                failure = Some(error);
-                said
-            })
-        });
+        let watched = self.collective.watch(&mut || told(done(), &mut failure));
         match failure {
             Some(error) => Err(error.into()),
             None => Ok(watched?),
@@ -239,4 +235,13 @@ impl Reduce for Ranks {
         self.timed(|collective| collective.all_reduce_sum(&mut values))?;
         Ok(device.write(tensor, &values)?)
     }
+}
+
+/// A failure in words, as collectives pass it on, and as it is.
+fn told<T>(result: Result<T, DeviceError>, failure: &mut Option<DeviceError>) -> Result<T, String> {
+    result.map_err(|error| {
+        let said = error.to_string();
+        *failure = Some(error);
+        said
+    })
 }

@@ -64,9 +64,18 @@ async fn ranks_on_gpus_that_recorded_passes_outlive_their_group() -> Result<()> 
 /// CUDA's errors of a kind leave a process with nothing it can do on its GPU: only another process can use that again.
 #[tokio::test]
 async fn a_worker_that_lost_its_gpu_ends_and_another_takes_its_place() -> Result<()> {
-    let _alone = alone().await;
     // The first prompt's attention reads what it may not.
-    let failing = Some(("w1", "FAKE_CUDA_FAIL=attend_chunk_32:1:700"));
+    lost_and_replaced("FAKE_CUDA_FAIL=attend_chunk_32:1:700").await
+}
+
+#[tokio::test]
+async fn a_worker_whose_gpu_was_lost_in_a_sum_over_ranks_ends_too() -> Result<()> {
+    lost_and_replaced("FAKE_CUDA_FAIL=ncclAllReduce:3:700").await
+}
+
+async fn lost_and_replaced(fails: &'static str) -> Result<()> {
+    let _alone = alone().await;
+    let failing = Some(("w1", fails));
     let mut fleet = Fleet::start(Plan { gpus: true, workers: 2, later: 1, failing, ..Plan::default() }).await?;
     let (request, expected) = (picture()?, reference_of_the_first_picture()?);
     let address = fleet.doors()[0].address.clone();

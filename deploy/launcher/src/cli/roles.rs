@@ -51,8 +51,6 @@ pub(crate) struct CoordinatorArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) replica: ReplicaArgs,
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
     /// Address for routers to call.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", env = "TESSERA_LISTEN", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
@@ -65,24 +63,26 @@ pub(crate) struct CoordinatorArgs {
         value_delimiter = ','
     )]
     pub(crate) workers: Vec<String>,
-    /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
-    #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS", value_parser = parse_address)]
-    pub(crate) status: Option<SocketAddr>,
     #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
+    pub(crate) member: MemberArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ShardWorkerArgs {
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
     /// Address for the coordinator to call.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072", env = "TESSERA_LISTEN", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) member: MemberArgs,
+}
+
+/// How others find a role that they call, ask how it is, and speak to it.
+#[derive(Debug, Args)]
+pub(crate) struct MemberArgs {
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
     /// Address of a small HTTP server with /metrics, /healthz and /readyz; none when unset.
     #[arg(long, value_name = "ADDR", env = "TESSERA_STATUS", value_parser = parse_address)]
     pub(crate) status: Option<SocketAddr>,

@@ -8,8 +8,8 @@ use super::{
     CudaDevice, CudaRows,
     context::Context,
     kernel::{Geometry, Kernel, int},
-    ops::agree,
     pinned::Pinned,
+    shapes::agree,
     workspace::Region,
 };
 use crate::DeviceError;

@@ -121,6 +121,8 @@ impl Drop for Program {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     /// Says so where there is no compiler to ask; needs no GPU.
@@ -128,7 +130,8 @@ mod tests {
     fn a_compiler_makes_a_cubin_for_devices_it_knows_and_ptx_for_newer_ones() {
         // SAFETY: asks the loader alone.
         if !unsafe { sys::is_culib_present() } {
-            println!("no libnvrtc here: nothing was compiled");
+            // Past the harness, which shows nothing of a test that passes.
+            let _ = writeln!(std::io::stderr(), "skipped: no libnvrtc here, so nothing was compiled");
             return;
         }
         let cubin = image((8, 9)).unwrap();

@@ -147,12 +147,13 @@ impl Context {
         }
     }
 
-    /// Copies numbers to the device. They may be changed as soon as this returns.
+    /// Copies numbers to the device. Those in memory that is not pinned may be changed as soon as this returns.
     pub(super) fn upload<T: bytemuck::Pod>(&self, to: u64, values: &[T]) -> Result<(), DeviceError> {
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: the caller owns that much memory at `to`; the driver stages pageable memory before it returns.
+        // SAFETY: the caller owns that much memory at `to`; the driver stages memory that is not pinned before it returns, and
+        // whoever owns pinned memory keeps it until its copy is done.
         unsafe { result::memcpy_htod_async(to, values, self.stream) }.map_err(driver("copying to the GPU"))
     }
 

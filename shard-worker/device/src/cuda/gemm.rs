@@ -5,8 +5,8 @@ use super::{
     context::Context,
     kernel::{Arg, Geometry, Kernel, Kernels, int},
     matrix::Weights,
-    ops::{agree, shaped},
     schedule::{self, Schedule},
+    shapes::{agree, shaped},
     tensor::Numbers,
     workspace::Region,
 };

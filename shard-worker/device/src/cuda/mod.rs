@@ -20,6 +20,7 @@ mod pinned;
 mod recording;
 mod rows;
 mod schedule;
+mod shapes;
 mod staging;
 mod tensor;
 mod uploads;

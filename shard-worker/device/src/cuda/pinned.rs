@@ -1,13 +1,23 @@
 //! Page-locked memory of the host, which the device reads and writes beside the host's own work.
 #![allow(unsafe_code)]
 
-use std::{ptr::NonNull, sync::Arc};
+use std::{
+    ptr::NonNull,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytemuck::Pod;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::{context::Context, failure::driver};
 use crate::DeviceError;
+
+/// How long a copy may take, with all that was given to the device before it.
+const LONGEST: Duration = Duration::from_secs(30);
+/// Between two looks.
+const NAP: Duration = Duration::from_micros(20);
 
 /// Page-locked memory, and when its last copy is done.
 pub(super) struct Pinned {
@@ -42,15 +52,21 @@ impl Pinned {
         self.bytes
     }
 
-    /// Its first `count` numbers, once no copy uses them any more.
+    /// Its first `count` numbers, once no copy uses them any more; fails where that is not so in time.
     pub(super) fn numbers<T: Pod>(&mut self, count: usize) -> Result<&mut [T], DeviceError> {
         if count * size_of::<T>() > self.bytes {
             let detail = format!("{count} numbers in {} bytes", self.bytes);
             return Err(DeviceError::Shape { operation: "use pinned memory", detail });
         }
-        // SAFETY: the event is this value's; nothing uses the memory any more once it is done.
-        unsafe { result::event::synchronize(self.done) }.map_err(driver("waiting for a copy"))?;
-        // SAFETY: the memory has that many bytes, is aligned to a page, and nobody else has it.
+        let begin = Instant::now();
+        while !self.is_done()? {
+            if begin.elapsed() > LONGEST {
+                let error = format!("the GPU was not done with it after {LONGEST:?}");
+                return Err(DeviceError::Driver { operation: "waiting for a copy", error });
+            }
+            thread::sleep(NAP);
+        }
+        // SAFETY: no copy uses the memory; it has that many bytes, is aligned to a page, and nobody else has it.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), count) })
     }
 

@@ -106,14 +106,13 @@ impl CudaDevice {
         let most_splits = layout.splits.next_power_of_two();
         // An image's feature is laid in its place from where no recording knows.
         let all_tokens = rows.tokens.len() == count && rows.tokens.iter().all(Option::is_some);
-        let recording = self.recording_key(count, most_splits, !images && layout.singles.len() == count && all_tokens);
-        let splits = if recording.is_some() { most_splits } else { layout.splits };
-        let memory = match recording {
-            Some(key) => {
-                let most = offsets.tables + most_splits * SPLIT_BLOCKS;
-                self.recordings.rows(key, || self.recorded.take(most * size_of::<i32>()))?
-            }
-            None => Arc::new(self.workspace.take(size_of_val(&*numbers))?),
+        let key = self.recording_key(count, most_splits, !images && layout.singles.len() == count && all_tokens);
+        let most = (offsets.tables + most_splits * SPLIT_BLOCKS) * size_of::<i32>();
+        // Where recordings have no more room, this pass is not recorded.
+        let place = key.and_then(|key| Some((key, self.recordings.rows(key, || self.recorded.take(most)).ok()?)));
+        let (recording, splits, memory) = match place {
+            Some((key, place)) => (Some(key), most_splits, place),
+            None => (None, layout.splits, Arc::new(self.workspace.take(size_of_val(&*numbers))?)),
         };
         self.upload(memory.address(), &numbers)?;
         let highest_slot = layout.slots.iter().copied().max().unwrap_or(0).max(0) as usize;

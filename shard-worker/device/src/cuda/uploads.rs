@@ -10,10 +10,10 @@ use bytemuck::Pod;
 use super::{CudaDevice, context::Context, pinned::Pinned};
 use crate::DeviceError;
 
-/// Buffers that take turns: more than the steps under way fill.
-const BUFFERS: usize = 32;
+/// Buffers that take turns, 32 MiB in all: what two steps under way fill, each with a large image's pixels.
+const BUFFERS: usize = 64;
 /// Bytes of a buffer.
-const BYTES: usize = 256 << 10;
+const BYTES: usize = 512 << 10;
 
 pub(super) struct Uploads(Mutex<Ring>);
 

@@ -30,6 +30,12 @@ pub fn is_real() -> bool {
     REAL.is_some()
 }
 
+/// Whether a process can see so many: of the stand-ins as many as are asked for.
+pub fn has(count: usize) -> bool {
+    let listed = || Command::new("nvidia-smi").arg("--list-gpus").output().ok();
+    REAL.is_none() || listed().is_some_and(|gpus| gpus.stdout.iter().filter(|byte| **byte == b'\n').count() >= count)
+}
+
 /// A folder with an image of the kernels, which the stand-in for the driver knows by their names.
 pub fn kernels() -> PathBuf {
     REAL.clone().unwrap_or_else(|| FOLDER.join("cubins"))

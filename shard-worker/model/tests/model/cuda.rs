@@ -1,16 +1,13 @@
 //! The forward pass on a GPU, which here is a stand-in that runs the kernels on the CPU.
 
-use std::process::Command;
-use std::time::Duration;
+mod made_up;
+mod two;
 
-use tessera_collective::{Collective, CollectiveError, GroupConfig, Solo, Transport};
+use tessera_collective::{Collective, CollectiveError, Solo};
 use tessera_device::cuda::{CudaConfig, CudaDevice};
-use tessera_device::{Device, Dtype, Quantization, Rows, Spans, WeightFormat};
-use tessera_model::checkpoint::{Loadable, SliceBytes, TensorSlice};
-use tessera_model::{CacheConfig, Model, ModelError, WeightSource, pass_row_bytes};
-use tessera_types::{
-    Chunk, Epoch, ModelSpec, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepOutput, TokenId, VisionParallel,
-};
+use tessera_device::{Dtype, Quantization, WeightFormat};
+use tessera_model::{CacheConfig, Model, WeightSource, pass_row_bytes};
+use tessera_types::{Chunk, Rank, SamplingParams, SequenceId, SequenceStart, ShardPlan, StepOutput, TokenId, VisionParallel};
 
 use crate::cases::{self, Case};
 use crate::driver::{Driver, alone, greedy, start};
@@ -299,137 +296,4 @@ fn on_devices_of_other_capabilities_too() {
     for capability in ["8.0", "8.9", "12.0"] {
         assert_eq!(given(capability), wanted, "{capability}");
     }
-}
-
-/// Numbers of slices as the host makes them, the last row of each repeated until there are `rows`.
-fn by_host(source: &WeightSource, slice: &TensorSlice, rows: usize) -> Vec<f32> {
-    let SliceBytes { bytes, columns, order, .. } = source.read(slice).unwrap();
-    let number = |bytes: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16);
-    let mut numbers: Vec<f32> = bytes.chunks_exact(2).map(number).collect();
-    let last = numbers[(order.len() - 1) * columns..].to_vec();
-    (order.len()..rows).for_each(|_| numbers.extend(&last));
-    numbers
-}
-
-fn by_device(source: &WeightSource, slice: &TensorSlice, rows: usize) -> Loadable {
-    source.load::<ModelError>(slice, &mut |_| Ok(())).unwrap().padded(rows)
-}
-
-#[track_caller]
-fn same_bits(got: &[f32], wanted: &[f32]) {
-    assert_eq!(got.len(), wanted.len());
-    let differs = got.iter().zip(wanted).position(|(got, wanted)| got.to_bits() != wanted.to_bits());
-    assert_eq!(differs, None, "the first number that differs");
-}
-
-#[test]
-fn made_up_matrices_have_the_bits_that_the_host_would_make() {
-    let (mut device, source) = (device(0, BF16, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
-    let slice = |name: &str| TensorSlice::matrix(name, &[300, 96]);
-    // Whole rows, a slice from a column that begins a hash and from one that does not; stacked; padded; a single row.
-    for (slices, rows) in [
-        (vec![slice("layers.0.attention.wq.weight"), slice("layers.0.attention.wk.weight").rows(40..57)], 0),
-        (vec![slice("layers.1.feed_forward.w2.weight").columns(32..72)], 0),
-        (vec![slice("layers.1.feed_forward.w2.weight").rows(100..164).columns(5..29)], 0),
-        (vec![slice("output.weight").rows(290..300)], 13),
-        (vec![slice("output.weight").rows(299..300)], 2),
-    ] {
-        let inner = slices[0].columns.len();
-        let wanted: Vec<f32> = slices.iter().flat_map(|slice| by_host(&source, slice, rows)).collect();
-        let loadables: Vec<_> = slices.iter().map(|slice| by_device(&source, slice, rows)).collect();
-        let sources: Vec<_> = loadables.iter().map(Loadable::source).collect();
-        let matrix = device.load_matrix(&sources, &[0, inner]).unwrap();
-        // Rows of ones in one place each pick out the weight's columns exactly.
-        let mut x = device.working(inner, inner).unwrap();
-        let identity: Vec<f32> = (0..inner * inner).map(|i| f32::from(i % (inner + 1) == 0)).collect();
-        device.write(&mut x, &identity).unwrap();
-        let features = wanted.len() / inner;
-        let mut out = device.tensor(inner, features).unwrap();
-        device.matmul(&x, &matrix, &mut out).unwrap();
-        let columns = device.read(&out).unwrap();
-        let got: Vec<f32> = (0..features * inner).map(|i| columns[i % inner * features + i / inner]).collect();
-        same_bits(&got, &wanted);
-    }
-}
-
-#[test]
-fn made_up_rows_to_look_up_have_the_bits_that_the_host_would_make() {
-    let (mut device, source) = (device(0, BF16, false, WORKSPACE), WeightSource::dummy(ModelSpec::bench_1b(), 11));
-    let slice = TensorSlice::matrix("tok_embeddings.weight", &[1000, 104]).rows(500..571);
-    let table = device.load_table(&by_device(&source, &slice, 0).source()).unwrap();
-    let tokens: Vec<_> = (500..571).map(|token| Some(TokenId(token))).collect();
-    let (positions, image) = (vec![0; tokens.len()], 0..tokens.len());
-    let spans = Spans::Images(std::slice::from_ref(&image));
-    let rows = device.place(Rows { tokens: &tokens, positions: &positions, spans }).unwrap();
-    let mut out = device.tensor(tokens.len(), 104).unwrap();
-    device.embed(&table, 500, &rows, &mut out).unwrap();
-    same_bits(&device.read(&out).unwrap(), &by_host(&source, &slice, 0));
-}
-
-/// Runs `work` on every rank of two GPUs that NCCL joins; the results in rank order.
-fn two_gpus<R: Send>(layout: &str, parallel: VisionParallel, work: impl Fn(&mut Model<CudaDevice>) -> R + Sync) -> Vec<R> {
-    let id = tessera_collective::nccl_id().unwrap();
-    let config = |rank: usize| GroupConfig {
-        group: "two".into(),
-        epoch: Epoch(1),
-        rank: Rank(rank as u16),
-        size: 2,
-        transport: Transport::Nccl { id },
-        deadline: Duration::from_secs(120),
-    };
-    std::thread::scope(|scope| {
-        let work = &work;
-        let spawn = |rank: usize| {
-            scope.spawn(move || {
-                let device = device(rank, BF16, false, WORKSPACE);
-                work(&mut load(layout, device, tessera_collective::join(&config(rank)).unwrap(), parallel))
-            })
-        };
-        let ranks: Vec<_> = (0..2).map(spawn).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
-/// Features of all images, encoded in one step.
-fn features(model: &mut Model<CudaDevice>) -> Vec<f32> {
-    let images: Vec<_> = cases::all().into_iter().flat_map(|case| case.images).collect();
-    let mut driver = Driver::new();
-    driver.plan.encode = images.clone();
-    driver.step_unseen(model);
-    images.iter().flat_map(|image| model.image_features(image.key).unwrap().unwrap()).collect()
-}
-
-const CHILD: &str = "TESSERA_TEST_TWO_GPUS";
-
-/// What needs two GPUs, in a process that sees as many; nothing when the tests are run as tests.
-#[test]
-fn two_gpus_as_a_child() {
-    if std::env::var_os(CHILD).is_none() {
-        return;
-    }
-    let alone = features(&mut model("mistral", BF16, false));
-    for features in two_gpus("mistral", VisionParallel::Image, features) {
-        assert!(features.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "one rank's own sums, on any number");
-    }
-    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
-    for features in two_gpus("mistral", VisionParallel::Tensor, features) {
-        let apart = norm(&mut features.iter().zip(&alone).map(|(a, b)| a - b)) / norm(&mut alone.iter().copied());
-        assert!(apart > 0.0 && apart < 0.02, "sums of rounded parts: {apart}");
-    }
-    for parallel in [VisionParallel::Tensor, VisionParallel::Image] {
-        two_gpus("hf", parallel, |model| {
-            let mut driver = Driver::new();
-            for case in cases::all().iter().filter(|case| ["image1", "image_turns"].contains(&case.name)) {
-                check_bf16(case, &forced(&mut driver, model, case));
-            }
-        });
-    }
-}
-
-#[test]
-fn two_gpus_encode_apart_what_one_encodes_and_stay_near_the_reference_either_way() {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "cuda::two_gpus_as_a_child", "--nocapture"]).env(CHILD, "1");
-    let ended = child.envs(tessera_test_gpu::environment(2)).output().unwrap();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
