@@ -4,9 +4,9 @@
 //! without the host between them.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tessera_device::Device;
+use tessera_device::{Device, DeviceError};
 use tessera_types::{Chunk, Sampled, SequenceId, StepOutput, StepPlan, TokenId, special};
 
 use crate::batch::{Batch, LogitsRow};
@@ -19,9 +19,32 @@ pub(crate) struct Open<D: Device> {
     /// All that is known of it.
     pub(crate) output: StepOutput,
     pub(crate) began: Instant,
+    /// Its images, if it encodes some.
+    encoding: Option<Encoding<D>>,
     /// Tokens of [`LOGITS_ROWS`] rows each.
     pub(crate) groups: Vec<D::Chosen>,
     rows: Vec<OpenRow>,
+}
+
+/// Images that the device encodes: choices for no rows behind them come when they are done.
+pub(crate) struct Encoding<D: Device> {
+    behind: D::Chosen,
+    /// When the host saw that they are done.
+    done: Option<Instant>,
+}
+
+impl<D: Device> Encoding<D> {
+    /// Of the images that the device was asked for last.
+    pub(crate) fn begun(device: &D) -> Result<Self, DeviceError> {
+        Ok(Self { behind: device.nothing_chosen()?, done: None })
+    }
+
+    fn look(&mut self, device: &D) -> Result<(), DeviceError> {
+        if self.done.is_none() && device.is_fetched(&self.behind)? {
+            self.done = Some(Instant::now());
+        }
+        Ok(())
+    }
 }
 
 /// Rows of a batch that get tokens which are still on the device: pairs of a row and whose choice it gets.
@@ -42,6 +65,7 @@ impl<D: Device> Open<D> {
     pub(crate) fn new(
         output: StepOutput,
         began: Instant,
+        encoding: Option<Encoding<D>>,
         groups: Vec<D::Chosen>,
         rows: &[LogitsRow],
         sequences: &mut Sequences,
@@ -50,7 +74,7 @@ impl<D: Device> Open<D> {
             let place = sequences.get_mut(&wanted.sequence).map(|sequence| sequence.expect());
             OpenRow { sequence: wanted.sequence, place }
         };
-        Self { rows: rows.iter().map(row).collect(), output, began, groups }
+        Self { rows: rows.iter().map(row).collect(), output, began, encoding, groups }
     }
 
     /// Whether a plan can be begun while this step is open: penalties and log-probabilities need its tokens on the host.
@@ -91,10 +115,19 @@ impl<D: Device> Open<D> {
         groups.map(|(chosen, rows)| Feed { chosen, rows: pairs(rows) }).filter(|feed| !feed.rows.is_empty()).collect()
     }
 
-    /// Whether all tokens are on the host.
-    pub(crate) fn is_done(&self, device: &D) -> Result<bool, tessera_device::DeviceError> {
+    /// Whether all tokens are on the host. Notes when the images are done, so that it must be asked again and again.
+    pub(crate) fn is_done(&mut self, device: &D) -> Result<bool, DeviceError> {
+        if let Some(encoding) = &mut self.encoding {
+            encoding.look(device)?;
+        }
         // They come in order.
         self.groups.last().map_or(Ok(true), |last| device.is_fetched(last))
+    }
+
+    /// What encoding its images took, on a device that began with them then.
+    pub(crate) fn encoded_in(&self, began: Instant) -> Duration {
+        let done = self.encoding.as_ref().and_then(|encoding| encoding.done);
+        done.map_or(Duration::ZERO, |done| done.saturating_duration_since(began))
     }
 
     /// Gives each sequence its token.

@@ -12,7 +12,7 @@ use crate::choose::{Chosen, Observer};
 use crate::decoder::State;
 use crate::error::{ModelError, PlanError};
 use crate::model::Model;
-use crate::open::Open;
+use crate::open::{Encoding, Open};
 use crate::sequences;
 
 impl<D: Device> Model<D> {
@@ -55,7 +55,7 @@ impl<D: Device> Model<D> {
 
     /// Waits until the first open step can be ended, which is true, or until `tired` says true. Looks after the group.
     pub fn wait(&mut self, tired: &mut dyn FnMut() -> bool) -> Result<bool, ModelError> {
-        let Some(open) = self.open.front() else { return Ok(true) };
+        let Some(open) = self.open.front_mut() else { return Ok(true) };
         let device = &self.device;
         let mut is_done = false;
         self.ranks.wait(&mut || {
@@ -72,9 +72,11 @@ impl<D: Device> Model<D> {
         let open = self.open.pop_front().ok_or(CollectiveError::Aborted)?;
         // A step that waited for the one before took no time meanwhile.
         let began = open.began.max(self.ended);
+        let encoded = open.encoded_in(began);
         let mut output = open.end_step(&self.device, &mut self.sequences)?;
         self.ended = Instant::now();
-        output.timings.forward_us = micros(self.ended - began).saturating_sub(output.timings.encode_us);
+        output.timings.encode_us = micros(encoded);
+        output.timings.forward_us = micros((self.ended - began).saturating_sub(encoded));
         Ok(output)
     }
 
@@ -82,7 +84,7 @@ impl<D: Device> Model<D> {
         self.checker().check(plan)?;
         self.apply(plan);
         let began = Instant::now();
-        self.encode(&plan.encode)?;
+        let encoding = self.encode(&plan.encode)?;
         let encoded = Instant::now();
         let batch = Batch::new(&plan.chunks, &self.sequences)?;
         let hidden = self.forward(plan, &batch)?;
@@ -99,7 +101,7 @@ impl<D: Device> Model<D> {
         };
         if !open.is_empty() {
             output.timings.sample_us = 0;
-            let open = Open::new(output, began, open, &batch.logits, &mut self.sequences);
+            let open = Open::new(output, began, encoding, open, &batch.logits, &mut self.sequences);
             self.open.push_back(open);
             return Ok(None);
         }
@@ -116,10 +118,11 @@ impl<D: Device> Model<D> {
         sequences::apply(&mut self.sequences, plan);
     }
 
-    fn encode(&mut self, images: &[ImageEncode]) -> Result<(), ModelError> {
-        let Some(encoder) = self.encoder.as_ref().filter(|_| !images.is_empty()) else { return Ok(()) };
+    /// Encodes images; the device may still be at it.
+    fn encode(&mut self, images: &[ImageEncode]) -> Result<Option<Encoding<D>>, ModelError> {
+        let Some(encoder) = self.encoder.as_ref().filter(|_| !images.is_empty()) else { return Ok(None) };
         self.features.extend(encoder.features(&self.device, &mut self.ranks, images)?);
-        Ok(())
+        if self.device.chooses() { Ok(Some(Encoding::begun(&self.device)?)) } else { Ok(None) }
     }
 
     fn forward(&mut self, plan: &StepPlan, batch: &Batch) -> Result<Option<Arc<D::Tensor>>, ModelError> {
