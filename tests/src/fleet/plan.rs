@@ -31,8 +31,8 @@ pub struct Plan {
     pub pace: Pace,
     /// Whether each worker has a GPU, which a stand-in on the CPU is, rather than a thread of the CPU.
     pub gpus: bool,
-    /// A worker whose stand-in fails, and the variable that says how (`shard-worker/device/cuda/fake/README.md`).
-    pub failing: Option<(&'static str, &'static str)>,
+    /// Workers whose stand-ins fail, each with the variable that says how (`shard-worker/device/cuda/fake/README.md`).
+    pub failing: Vec<(&'static str, &'static str)>,
     /// Coordinators, of two ranks each.
     pub coordinators: usize,
     /// Routers.
@@ -52,7 +52,7 @@ impl Default for Plan {
             linked: 0,
             pace: Pace::default(),
             gpus: false,
-            failing: None,
+            failing: Vec::new(),
             coordinators: 1,
             routers: 1,
             elastic: false,

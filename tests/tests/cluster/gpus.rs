@@ -18,8 +18,18 @@ const HUNG: Duration = Duration::from_secs(13);
 
 #[tokio::test]
 async fn a_killed_rank_on_a_gpu_is_replaced_and_the_answer_goes_on() -> Result<()> {
+    killed_and_replaced(Vec::new()).await
+}
+
+/// Then nobody but the coordinator tells the rank that is left, whose device waits for the dead one's numbers.
+#[tokio::test]
+async fn a_killed_rank_is_replaced_too_where_nccl_says_nothing_of_it() -> Result<()> {
+    killed_and_replaced(["w0", "w1", "w2"].map(|worker| (worker, "FAKE_NCCL_HANG=1")).into()).await
+}
+
+async fn killed_and_replaced(failing: Vec<(&'static str, &'static str)>) -> Result<()> {
     let _alone = alone().await;
-    let mut fleet = Fleet::start(Plan { gpus: true, ..Plan::default() }).await?;
+    let mut fleet = Fleet::start(Plan { gpus: true, failing, ..Plan::default() }).await?;
     let mut request = picture()?;
     // Far more than can be chosen before the rank is killed.
     let sampling = request.sampling.get_or_insert_default();
@@ -69,13 +79,18 @@ async fn a_worker_that_lost_its_gpu_ends_and_another_takes_its_place() -> Result
 }
 
 #[tokio::test]
+async fn a_worker_whose_gpu_vanished_ends_too() -> Result<()> {
+    lost_and_replaced("FAKE_CUDA_VANISH=100").await
+}
+
+#[tokio::test]
 async fn a_worker_whose_gpu_was_lost_in_a_sum_over_ranks_ends_too() -> Result<()> {
     lost_and_replaced("FAKE_CUDA_FAIL=ncclAllReduce:3:700").await
 }
 
 async fn lost_and_replaced(fails: &'static str) -> Result<()> {
     let _alone = alone().await;
-    let failing = Some(("w1", fails));
+    let failing = vec![("w1", fails)];
     let mut fleet = Fleet::start(Plan { gpus: true, workers: 2, later: 1, failing, ..Plan::default() }).await?;
     let (request, expected) = (picture()?, reference_of_the_first_picture()?);
     let address = fleet.doors()[0].address.clone();

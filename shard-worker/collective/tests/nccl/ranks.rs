@@ -49,8 +49,7 @@ impl Group {
 pub(crate) fn command(work: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "child::as_a_child", "--nocapture"]).env(child::WORK, work);
-    // As on a device, what is enqueued runs while the host goes on.
-    command.env("FAKE_CUDA_ASYNC", "1").stdout(Stdio::piped());
+    command.stdout(Stdio::piped());
     command
 }
 

@@ -16,13 +16,14 @@ use std::{
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(build);
 static REAL: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("TESSERA_REAL_GPU").map(PathBuf::from));
 
-/// The environment of processes that are to see `count` such GPUs.
+/// The environment of processes that are to see `count` such GPUs, which work behind the host's back as real ones do.
 pub fn environment(count: usize) -> Vec<(&'static str, String)> {
     let kernels = ("TESSERA_CUDA_KERNELS", kernels().display().to_string());
     if REAL.is_some() {
         return vec![kernels];
     }
-    vec![kernels, ("LD_LIBRARY_PATH", FOLDER.display().to_string()), ("FAKE_CUDA_DEVICES", count.to_string())]
+    let libraries = ("LD_LIBRARY_PATH", FOLDER.display().to_string());
+    vec![kernels, libraries, ("FAKE_CUDA_DEVICES", count.to_string()), ("FAKE_CUDA_ASYNC", "1".into())]
 }
 
 /// Whether tests use the machine's own GPUs.
