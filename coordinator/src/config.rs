@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tessera_engine::EngineConfig;
+use tessera_proto::internal::Loaded;
 use tessera_service::TlsFiles;
 use tessera_types::{ModelSpec, VisionParallel};
 
@@ -156,23 +157,42 @@ impl Config {
         }
     }
 
-    /// Tokens in a step at most, of a group whose ranks advise so many; 0 is no advice.
-    pub(crate) fn step_tokens(&self, advised: u32) -> usize {
-        let advised = Some(advised as usize).filter(|advised| *advised > 0);
-        self.step_tokens.or(advised).unwrap_or(EngineConfig::default().step_tokens)
+    /// Tokens in a step at most, of a group whose ranks say so.
+    pub(crate) fn step_tokens(&self, ranks: StepTokens) -> usize {
+        let wanted = self.step_tokens.or(ranks.advised).unwrap_or(EngineConfig::default().step_tokens);
+        ranks.most.map_or(wanted, |most| wanted.min(most))
     }
 
-    /// The engine's limits for a model on a group with so many blocks, whose ranks advise so many tokens a step.
-    pub(crate) fn engine(&self, spec: &ModelSpec, kv_blocks: u32, advised: u32) -> EngineConfig {
+    /// The engine's limits for a model on a group with so many blocks, whose ranks say so of a step's tokens.
+    pub(crate) fn engine(&self, spec: &ModelSpec, kv_blocks: u32, ranks: StepTokens) -> EngineConfig {
         EngineConfig {
             kv_blocks: kv_blocks as usize,
             max_context: self.max_context.map_or(spec.max_context, |asked| spec.max_context.min(asked as usize)),
             max_batch_sequences: self.max_sequences,
-            step_tokens: self.step_tokens(advised),
+            step_tokens: self.step_tokens(ranks),
             step_patches: self.step_patches,
             encoder_tokens: self.encoder_tokens,
             queue_len: self.queue,
             pipeline_depth: 2,
+        }
+    }
+}
+
+/// What the ranks of a group say of a step's tokens, as one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StepTokens {
+    /// The least that any advises, unless one does not say.
+    pub(crate) advised: Option<usize>,
+    /// The least that any has room for; `None` where none knows a bound.
+    pub(crate) most: Option<usize>,
+}
+
+impl StepTokens {
+    pub(crate) fn of(ranks: &[Loaded]) -> Self {
+        let said = |tokens: u32| Some(tokens as usize).filter(|tokens| *tokens > 0);
+        Self {
+            advised: ranks.iter().map(|rank| rank.step_tokens).min().and_then(said),
+            most: ranks.iter().filter_map(|rank| said(rank.most_step_tokens)).min(),
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admission::Ask,
-    config::Config,
+    config::{Config, StepTokens},
     group::{FormError, Former, Group, Loss, Siblings},
     metrics::Metrics,
     service::Command,
@@ -75,7 +75,7 @@ pub(crate) struct Wires {
 impl Driver {
     pub(crate) fn new(config: Arc<Config>, wires: Wires) -> Result<Self, ConfigError> {
         // Stands in until the first group says how large its cache is; nothing is submitted before.
-        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1, 0))?;
+        let engine = Engine::new(config.engine(&ModelSpec::bench_1b(), 1, StepTokens::default()))?;
         let metrics = Metrics::new(&config.replica, config.tp);
         let Wires { commands, state, group, health, registry, siblings, stop } = wires;
         Ok(Self {

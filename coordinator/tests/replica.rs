@@ -53,11 +53,15 @@ async fn info_tells_limits_and_the_least_ranks_blocks() {
     assert_eq!(members.replicas["replica"].model, "model");
 }
 
-/// Tokens of the largest step of a replica whose ranks advise so many, for a prompt of 400.
-async fn largest_step(asked: Option<usize>, advice: [u32; 2]) -> u32 {
+/// Tokens of the largest step of a replica whose ranks advise so many and have room for so many, for a prompt of 400.
+async fn largest_step(asked: Option<usize>, advice: [u32; 2], room: [u32; 2]) -> u32 {
     let config = tessera_coordinator::Config { step_tokens: asked, ..config(2) };
     let next = AtomicUsize::new(0);
-    let mut replica = Replica::start(config, 2, |control| control.advice = advice[next.fetch_add(1, SeqCst)]).await;
+    let mut replica = Replica::start(config, 2, |control| {
+        let worker = next.fetch_add(1, SeqCst);
+        (control.advice, control.room) = (advice[worker], room[worker]);
+    })
+    .await;
     replica.until(|state| state.condition.ready).await;
     let heard = Heard::all(replica.generate(request("r", 400, 3)).await.unwrap()).await;
     assert_eq!(heard.tokens, expected(&prompt(400), 5, 3));
@@ -66,9 +70,16 @@ async fn largest_step(asked: Option<usize>, advice: [u32; 2]) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_has_as_many_tokens_as_all_ranks_advise_unless_somebody_says_otherwise() {
-    assert_eq!(largest_step(None, [200, 150]).await, 150);
-    assert_eq!(largest_step(None, [200, 0]).await, 400, "512 where a rank does not say");
-    assert_eq!(largest_step(Some(60), [200, 150]).await, 60);
+    assert_eq!(largest_step(None, [200, 150], [0, 0]).await, 150);
+    assert_eq!(largest_step(None, [200, 0], [0, 0]).await, 400, "512 where a rank does not say");
+    assert_eq!(largest_step(Some(60), [200, 150], [0, 0]).await, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_has_no_more_tokens_than_every_rank_has_room_for_whatever_is_asked_for() {
+    assert_eq!(largest_step(Some(300), [64, 64], [130, 110]).await, 110);
+    assert_eq!(largest_step(Some(300), [64, 64], [0, 170]).await, 170, "a rank that knows no bound sets none");
+    assert_eq!(largest_step(Some(90), [64, 64], [130, 110]).await, 90);
 }
 
 /// A request of 40 tokens through a fault in step 12 of one worker, with a spare worker at hand.

@@ -18,21 +18,32 @@ const MOST: u32 = 8192;
 const WORKING: usize = 2;
 
 /// Tokens that the engine may give a step of a rank.
-pub(crate) fn step_tokens(device: &DeviceConfig, spec: &ModelSpec, plan: &ShardPlan) -> u32 {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StepTokens {
+    /// Where nobody says otherwise.
+    pub(crate) advised: u32,
+    /// Whoever says otherwise: with more a step may fail. 0 where there is no bound.
+    pub(crate) most: u32,
+}
+
+/// What a rank says of them.
+pub(crate) fn step_tokens(device: &DeviceConfig, spec: &ModelSpec, plan: &ShardPlan) -> StepTokens {
     match device {
-        DeviceConfig::Cpu { .. } => FEW,
-        DeviceConfig::Cuda { gpu, .. } => fitting(pass_row_bytes(spec, plan, WORKING), gpu.workspace()),
-        DeviceConfig::Sim { .. } => MOST,
+        DeviceConfig::Cpu { .. } => StepTokens { advised: FEW, most: 0 },
+        DeviceConfig::Cuda { gpu, .. } => {
+            let most = fitting(pass_row_bytes(spec, plan, WORKING), gpu.workspace());
+            StepTokens { advised: 1 << most.min(MOST).ilog2(), most }
+        }
+        DeviceConfig::Sim { .. } => StepTokens { advised: MOST, most: 0 },
     }
 }
 
-/// The largest power of two of rows, each of `row` bytes, that have room in half of a workspace. The other half is for what
-/// does not grow with them: images that were encoded, attention of single rows to long contexts, logits, and the holes
-/// between what is given out and given back.
+/// Rows, each of `row` bytes, that have room in half of a workspace; at least one. The other half is for what does not grow
+/// with them: images that were encoded, attention of single rows to long contexts, logits, and the holes between what is
+/// given out and given back.
 fn fitting(row: usize, workspace: u64) -> u32 {
     let room = workspace / 2 / row.max(1) as u64;
-    let room = u32::try_from(room).unwrap_or(MOST).clamp(1, MOST);
-    1 << room.ilog2()
+    u32::try_from(room).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -42,11 +53,12 @@ mod tests {
 
     use super::*;
 
-    fn on_gpu(gigabytes: u64, tp: usize) -> u32 {
+    fn on_gpu(gigabytes: u64, tp: usize) -> [u32; 2] {
         let gpu = CudaGpu { ordinal: 0, name: "a GPU".into(), memory: gigabytes * 1_000_000_000 };
         let device = DeviceConfig::Cuda { gpu, kernels: None, kv_memory: None, graphs: true };
         let spec = ModelSpec::pixtral_12b();
-        step_tokens(&device, &spec, &ShardPlan::new(&spec, tp, Rank(0)).unwrap())
+        let tokens = step_tokens(&device, &spec, &ShardPlan::new(&spec, tp, Rank(0)).unwrap());
+        [tokens.advised, tokens.most]
     }
 
     #[test]
@@ -63,19 +75,20 @@ mod tests {
     #[test]
     fn a_gpu_is_given_as_many_rows_as_half_its_workspace_holds() {
         // Of 80 GB a 24th, less an eighth of that, is 2.92 GB: half of it holds 9889 rows.
-        assert_eq!(on_gpu(80, 1), 8192);
-        assert_eq!(on_gpu(141, 1), 8192, "no more, however much room there is");
-        assert_eq!(on_gpu(40, 1), 4096);
-        assert_eq!([4, 8].map(|tp| on_gpu(24, tp)), [4096, 4096]);
-        assert_eq!(on_gpu(0, 1), 1);
+        assert_eq!(on_gpu(80, 1), [8192, 9889]);
+        assert_eq!(on_gpu(141, 1), [8192, 17_431], "no more is advised, however much room there is");
+        assert_eq!(on_gpu(40, 1), [4096, 4944]);
+        assert_eq!([4, 8].map(|tp| on_gpu(24, tp)[0]), [4096, 4096]);
+        assert_eq!(on_gpu(0, 1), [1, 1]);
     }
 
     #[test]
     fn cpus_have_few_and_simulated_gpus_most() {
         let spec = ModelSpec::bench_1b();
         let plan = ShardPlan::new(&spec, 1, Rank(0)).unwrap();
-        assert_eq!(step_tokens(&DeviceConfig::Cpu { threads: 1, kv_memory: 1 }, &spec, &plan), 512);
+        let on_cpu = step_tokens(&DeviceConfig::Cpu { threads: 1, kv_memory: 1 }, &spec, &plan);
+        assert_eq!(on_cpu, StepTokens { advised: 512, most: 0 });
         let sim = DeviceConfig::Sim { accelerator: "h100".parse().unwrap(), kv_memory: None };
-        assert_eq!(step_tokens(&sim, &spec, &plan), 8192);
+        assert_eq!(step_tokens(&sim, &spec, &plan), StepTokens { advised: 8192, most: 0 });
     }
 }

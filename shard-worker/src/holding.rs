@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     DeviceConfig,
-    advice::step_tokens,
+    advice::{StepTokens, step_tokens},
     error::LoadError,
     guard::guarded,
     request::{LoadRequest, ModelId},
@@ -97,8 +97,9 @@ impl Holding {
             Some(Forward::Sim(model)) => model.count_progress(counter.clone()),
             None => {}
         }
-        let step_tokens = held.as_ref().map_or(0, |held| step_tokens(device, held.spec(), held.plan()));
-        loaded.map(|loaded| Loaded { step_tokens, ..loaded })
+        let tokens = held.as_ref().map(|held| step_tokens(device, held.spec(), held.plan()));
+        let StepTokens { advised, most } = tokens.unwrap_or_default();
+        loaded.map(|loaded| Loaded { step_tokens: advised, most_step_tokens: most, ..loaded })
     }
 
     /// What is wrong with the request itself is found before any rank waits for another; the group is joined before the

@@ -20,7 +20,7 @@ use tonic::{Request, Status};
 use tracing::{Instrument, info, info_span};
 
 use super::{FormError, Member, RankError, pace::Pace};
-use crate::state::GroupState;
+use crate::{config::StepTokens, state::GroupState};
 
 /// After one rank's failure, how long the others' is waited for.
 const HEAR_OUT: Duration = Duration::from_secs(1);
@@ -32,8 +32,7 @@ pub(super) struct Model {
     pub(super) fingerprint: String,
     /// The least of any rank.
     pub(super) kv_blocks: u32,
-    /// Tokens of a step, the least that any rank advises; 0 where one does not say.
-    pub(super) step_tokens: u32,
+    pub(super) step_tokens: StepTokens,
 }
 
 /// How far the ranks are together.
@@ -154,7 +153,7 @@ fn agree(loaded: Vec<wire::Loaded>) -> Result<Model, FormError> {
     if loaded.iter().any(|rank| rank.model_fingerprint != fingerprint) {
         return Err(FormError::Shape("the checkpoint's files differ between the ranks' hosts".into()));
     }
-    let step_tokens = loaded.iter().map(|rank| rank.step_tokens).min().unwrap_or(0);
+    let step_tokens = StepTokens::of(&loaded);
     match loaded.iter().map(|rank| rank.kv_blocks).min() {
         Some(kv_blocks) if kv_blocks > 0 => Ok(Model { spec: Arc::new(spec), fingerprint, kv_blocks, step_tokens }),
         _ => Err(FormError::Shape("a rank has no room for a single cache block".into())),

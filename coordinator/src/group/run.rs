@@ -31,7 +31,7 @@ use super::{
     load::Model,
     pulse::{Beat, Pulse, pulse},
 };
-use crate::config::Timeouts;
+use crate::config::{StepTokens, Timeouts};
 
 /// Plans that may wait in a rank's channel; more are never under way.
 const PLANS: usize = 8;
@@ -83,8 +83,7 @@ pub(crate) struct Group {
     /// What its weights are known by.
     pub(crate) fingerprint: String,
     pub(crate) kv_blocks: u32,
-    /// Tokens of a step that its ranks advise; 0 where they do not.
-    pub(crate) step_tokens: u32,
+    pub(crate) step_tokens: StepTokens,
     members: Vec<Member>,
     plans: Vec<mpsc::Sender<Bytes>>,
     results: SelectAll<BoxStream<'static, (Rank, Result<wire::StepResult, Status>)>>,

@@ -56,6 +56,8 @@ pub(crate) struct Control {
     pub(crate) steps: u64,
     /// Tokens that it would rather have in a step at most; 0: it does not say.
     pub(crate) advice: u32,
+    /// Tokens of a step that it has room for.
+    pub(crate) room: u32,
     /// Tokens of the largest step.
     pub(crate) largest_step: u32,
 }
@@ -89,16 +91,17 @@ impl ShardWorker for FakeWorker {
         }
         self.enter(request.epoch)?;
         *self.rank.lock() = (request.epoch, request.rank);
-        let advice = {
+        let (advice, room) = {
             let mut control = self.control.lock();
             control.collective = request.collective;
-            control.advice
+            (control.advice, control.room)
         };
         let loaded = wire::Loaded {
             // Ranks differ in room; the group has what the least has.
             kv_blocks: BLOCKS + 7 * request.rank,
             model_spec: serde_json::to_string(&spec()).unwrap(),
             step_tokens: advice,
+            most_step_tokens: room,
             model_fingerprint: self.control.lock().fingerprint.clone(),
             ..Default::default()
         };

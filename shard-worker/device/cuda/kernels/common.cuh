@@ -63,6 +63,14 @@ __device__ __forceinline__ bf16 from_float<bf16>(float x) {
 
 __device__ __forceinline__ int lane_id() { return int(threadIdx.x) % WARP_LANES; }
 __device__ __forceinline__ int warp_id() { return int(threadIdx.x) / WARP_LANES; }
+/// `x`, of which the compiler knows no more than that: what depends on it is not computed ahead of a loop.
+__device__ __forceinline__ int opaque(int x) {
+#ifndef CPU_CUDA
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Additions that a compiler may not fuse with a product before them: lanes would differ in the last bit.

@@ -1,5 +1,7 @@
 // Weights of 8 bits: e4m3 with an f32 scale for each row, w = scale * e4m3.
 //
+// A row lies in memory in the order of e4m3_place: ldmatrix, to which two of them are one number, then hands a lane the four
+// that it brings to an mma of bf16, in one register, and each is widened where it is multiplied.
 // The products widen them to bf16, which is exact, and sum as they do over bf16 weights (gemm.cuh); the sum is then
 // multiplied by the scale. So the bits are those of the product with the widened weights, times the scale.
 // After: OCP 8-bit floating point (FP8) 1.0; the widening by a multiplication as in Marlin (arXiv:2408.11743).
@@ -11,15 +13,20 @@ struct e4m3 {
 constexpr float E4M3_LARGEST = 448;
 constexpr unsigned char E4M3_LARGEST_BITS = 0x7e;
 
-/// Two e4m3 in the lower half of a register as two bf16. Bits moved to the fields of bf16 mean the number times 2^-120,
-/// subnormal numbers too.
-__device__ __forceinline__ u32 widen_pair(u32 two) {
+/// Where number k of a row lies: of each 16, in the order 0 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
+__device__ __forceinline__ int e4m3_place(int k) { return (k & ~15) | (k & 6) << 1 | (k & 8) >> 2 | (k & 1); }
+
+/// Two e4m3 in the lower or the UPPER half of a register as two bf16, by four instructions. Bits moved to the fields of bf16
+/// mean the number times 2^-120, subnormal numbers too.
+template <bool UPPER = false>
+__device__ __forceinline__ u32 widen_pair(u32 codes) {
     // From below: 0, the first, its sign eight times, the second; so that one shift moves both and extends both signs.
     int apart;
 #ifdef CPU_CUDA
+    const u32 two = UPPER ? codes >> 16 : codes;
     apart = int((two & 0xffu) << 8 | (two & 0x80u ? 0xff0000u : 0) | (two & 0xff00u) << 16);
 #else
-    asm("prmt.b32 %0, %1, 0, 0x1804;" : "=r"(apart) : "r"(two));
+    asm("prmt.b32 %0, %1, 0, %2;" : "=r"(apart) : "r"(codes), "n"(UPPER ? 0x3a24 : 0x1804));
 #endif
     const u32 bits = u32(apart >> 4) & 0x87f087f0u;
 #ifdef CPU_CUDA
@@ -31,6 +38,16 @@ __device__ __forceinline__ u32 widen_pair(u32 two) {
 #endif
 }
 
+/// 16 features by 32 numbers of k as ldmatrix_x4 gives them, features 0-7 and 8-15 of the first 16 numbers first, as the A
+/// operands of two mma.
+__device__ __forceinline__ void widen_operands(const u32 (&codes)[4], u32 (&w)[4], u32 (&next)[4]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        w[i] = widen_pair(codes[i]), w[i + 2] = widen_pair<true>(codes[i]);
+        next[i] = widen_pair(codes[i + 2]), next[i + 2] = widen_pair<true>(codes[i + 2]);
+    }
+}
+
 /// Rounds to nearest, ties to even; what is larger than the largest becomes the largest.
 __device__ __forceinline__ e4m3 to_e4m3(float x) {
     const u32 bits = __float_as_uint(x), sign = bits >> 24 & 0x80u, size = bits & 0x7fffffffu;
@@ -40,8 +57,8 @@ __device__ __forceinline__ e4m3 to_e4m3(float x) {
     return {static_cast<unsigned char>(sign | (code < E4M3_LARGEST_BITS ? code : E4M3_LARGEST_BITS))};
 }
 
-/// quantise_rows: out[row] = w[row] / scales[row], rounded to e4m3, the row's largest number becoming 448. A row of zeros
-/// has scale 1; a row with a number that is not finite has scale NaN.
+/// quantise_rows: out[row] = w[row] / scales[row], rounded to e4m3, the row's largest number becoming 448, in the order of
+/// e4m3_place; k is a multiple of 16. A row of zeros has scale 1; a row with a number that is not finite has scale NaN.
 ///   grid n, block 256; limit: memory, 5 bytes a number (the row is read again from L1 or L2)
 extern "C" __global__ void __launch_bounds__(256) quantise_rows(const bf16* __restrict__ w, e4m3* __restrict__ out, float* __restrict__ scales, int k) {
     __shared__ float of_warps[256 / WARP_LANES];
@@ -58,5 +75,5 @@ extern "C" __global__ void __launch_bounds__(256) quantise_rows(const bf16* __re
     for (int warp = 0; warp < 256 / WARP_LANES; warp++) most = fmaxf(most, of_warps[warp]);
     const float scale = most == 0 ? 1 : most < -minus_infinity() ? __fdiv_rn(most, E4M3_LARGEST) : not_a_number();
     if (threadIdx.x == 0) scales[blockIdx.x] = scale;
-    for (int i = int(threadIdx.x); i < k; i += 256) out[size_t(blockIdx.x) * k + i] = to_e4m3(__fdiv_rn(to_float(row[i]), scale));
+    for (int i = int(threadIdx.x); i < k; i += 256) out[size_t(blockIdx.x) * k + e4m3_place(i)] = to_e4m3(__fdiv_rn(to_float(row[i]), scale));
 }

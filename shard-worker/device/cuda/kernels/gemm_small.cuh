@@ -92,18 +92,19 @@ struct WeightStream {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-            for (int step = 0; step < STEPS; step++) load_operand(oldest + (tile * PIECES + step * (MMA_K / NUMBERS)) * 16, w[tile][step]);
+            for (int step = 0; step < STEPS; step += 2) load_operands(oldest + (tile * PIECES + step * (MMA_K / NUMBERS)) * 16, w[tile][step], w[tile][step + 1]);
         copy_next();
     }
 
-    /// The A operand of an mma from its numbers' pieces.
-    static __device__ __forceinline__ void load_operand(const uint4* pieces, u32 (&w)[4]) {
+    /// The A operands of two mma from their numbers' pieces.
+    static __device__ __forceinline__ void load_operands(const uint4* pieces, u32 (&w)[4], u32 (&next)[4]) {
         if constexpr (sizeof(W) == 2) {
             ldmatrix_x4(w, pieces + lane_id());
+            ldmatrix_x4(next, pieces + 2 * 16 + lane_id());
         } else {
-            const u16* pairs = reinterpret_cast<const u16*>(pieces + lane_id() / 4) + lane_id() % 4;
-#pragma unroll
-            for (int i = 0; i < 4; i++) w[i] = widen_pair(pairs[i % 2 * 8 * PIECE + i / 2 * 4]);
+            u32 codes[4];
+            ldmatrix_x4(codes, pieces + lane_id());
+            widen_operands(codes, w, next);
         }
     }
 };

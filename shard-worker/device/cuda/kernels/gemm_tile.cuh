@@ -1,40 +1,57 @@
-// gemm_tile_{w,f}, gemm_tile8_{w,f} and gemm_wide_{w,f}: out[m, n] = x[m, k] w[n, k]^T for any m, with the order of sums of
-// gemm.cuh; gemm_tile8 has weights of e4m3.
+// gemm_tile_{w,f}, gemm_wide_{w,f}, gemm_tile8_{w,f} and gemm_wide8_{w,f}: out[m, n] = x[m, k] w[n, k]^T for any m, with the
+// order of sums of gemm.cuh; those with an 8 have weights of e4m3.
 //
-//                 features   rows of a tile   shared, dynamic                    for
-//   gemm_tile     128        128              98304 bytes (GEMM_TILE_SHARED)     every device
-//   gemm_tile8    128        128              90112 bytes (GEMM_TILE8_SHARED)    every device
-//   gemm_wide     128        256              229376 bytes (GEMM_WIDE_SHARED)    sm_90, m from about 512 on
+//                 features   rows of a tile   shared, dynamic                      through it for 64 of k   for
+//   gemm_tile     128        128              98304 bytes (GEMM_TILE_SHARED)       128 KiB                  every device
+//   gemm_tile8    128        128              98304 bytes (GEMM_TILE_SHARED)       104 KiB                  every device
+//   gemm_wide     128        256              229376 bytes (GEMM_WIDE_SHARED)      176 KiB                  sm_90, m from about 512 on
+//   gemm_wide8    128        256              212992 bytes (GEMM_WIDE8_SHARED)     136 KiB                  sm_90, m from about 512 on
 //
 //   grid    ceil(n / 128) * ceil(m / rows of a tile), in x; blocks that run together share weights and rows in L2
-//   block   256: 2 by 4 warps of 64 features by a quarter of the rows
-//   limit   mma.sync, about 620 TFLOP/s of an H100's 989. gemm_tile brings 32 KiB from L2 and 64 KiB through shared memory
-//           for 2.1 MFLOP, both near what an H100 moves in that time, so that some 400 TFLOP/s are to be had; gemm_wide
-//           halves what a product costs in L2 and takes a quarter off its shared memory (some 480). Tile quantisation:
-//           a row tile costs the same however few of its rows are there.
+//   block   256: 4 by 2 warps of 32 features by 64 rows; of wide tiles 2 by 4 warps of 64 features by 64 rows
+//   limit   mma.sync, about 620 TFLOP/s of an H100's 989, and shared memory at 128 bytes a cycle of an SM: gemm_tile's 2.1
+//           MFLOP for 64 numbers of k take it 1024 cycles, so that some 400 TFLOP/s are to be had; a wide tile moves less for
+//           its 4.2, also from L2 (some 480). Tile quantisation: a row tile costs the same however few of its rows are there.
+//           e4m3: 2 instructions a number of a warp, 128 beside its 64 mma (64 of k; of wide tiles 32). Three in four are the
+//           integer unit's, three quarters of its time at the peak of mma.
 //
-// Stages of k come through cp.async into a ring in shared memory, one barrier a stage. At the end of a segment of k its
-// sum is added to the total: in registers, or for gemm_wide, whose sums take half of the register file, in shared memory.
-// Weights of e4m3 are widened to bf16, once a block, a stage before they are multiplied.
+// Stages of k come through cp.async into a ring in shared memory, one barrier a stage, and the next is begun while a stage's
+// first operands are on their way. At the end of a segment of k its sum is added to the total: in registers, or for wide
+// tiles, whose sums take half of the register file, in shared memory. Weights of e4m3 stay so in shared memory; every warp
+// widens them to bf16 as operands. Warps are laid out so that few share a weight where widening is dear beside a tile's mma.
 // After: CUTLASS's multistage mainloop; tiles by groups of rows as in Triton's tutorial on matrix products.
 
 constexpr int TILE_FEATURES = 128;
 /// Row tiles that blocks go through before the next features.
 constexpr int TILE_GROUP = 8;
 
-template <int ROWS_, int STAGE_K_, int STAGES_, bool TOTALS_IN_SHARED_>
+template <int ROWS_, int STAGE_K_, int STAGES_, int FEATURE_WARPS, bool TOTALS_IN_SHARED_>
 struct TileShape {
-    static constexpr int ROWS = ROWS_, STAGE_K = STAGE_K_, STAGES = STAGES_;
+    static constexpr int ROWS = ROWS_, STAGE_K = STAGE_K_, STAGES = STAGES_, ROW_WARPS = GEMM_WARPS / FEATURE_WARPS;
     static constexpr bool TOTALS_IN_SHARED = TOTALS_IN_SHARED_;
-    /// Pieces of a row of a stage, of a stage's rows, and of its features.
-    static constexpr int PIECES = STAGE_K / PIECE, ROW_PIECES = ROWS * PIECES, FEATURE_PIECES = TILE_FEATURES * PIECES;
-    /// Sums of a warp, in tiles of 16 features and 8 rows.
-    static constexpr int FEATURE_TILES = TILE_FEATURES / 2 / 16, ROW_TILES = ROWS / 4 / 8;
+    /// Features and rows of a warp, and its sums in tiles of 16 features and 8 rows.
+    static constexpr int WARP_FEATURES = TILE_FEATURES / FEATURE_WARPS, WARP_ROWS = ROWS / ROW_WARPS;
+    static constexpr int FEATURE_TILES = WARP_FEATURES / 16, ROW_TILES = WARP_ROWS / 8;
     static constexpr int TOTAL_BYTES = TOTALS_IN_SHARED ? TILE_FEATURES * ROWS * int(sizeof(float)) : 0;
+
+    /// Pieces of a row of a stage.
+    template <class T>
+    static constexpr int PIECES = STAGE_K * int(sizeof(T)) / 16;
+    /// Pieces of all stages of the rows, and with those of the features.
+    static constexpr int ROW_PIECES = STAGES * ROWS * PIECES<bf16>;
+    template <class W>
+    static constexpr int ALL_PIECES = ROW_PIECES + STAGES * TILE_FEATURES * PIECES<W>;
+    template <class W>
+    static constexpr int SHARED = ALL_PIECES<W> * 16 + TOTAL_BYTES;
+
+    static __device__ __forceinline__ int first_feature() { return warp_id() / ROW_WARPS * WARP_FEATURES; }
+    static __device__ __forceinline__ int first_row() { return warp_id() % ROW_WARPS * WARP_ROWS; }
 };
-using Tile = TileShape<128, 64, 3, false>;
-using Tile8 = TileShape<128, 32, 6, false>;
-using WideTile = TileShape<256, 32, 4, true>;
+using Tile = TileShape<128, 64, 3, 4, false>;
+using Tile8 = TileShape<128, 64, 4, 4, false>;
+using WideTile = TileShape<256, 32, 4, 2, true>;
+constexpr int GEMM_TILE_SHARED = Tile::SHARED<bf16>, GEMM_WIDE_SHARED = WideTile::SHARED<bf16>, GEMM_WIDE8_SHARED = WideTile::SHARED<e4m3>;
+static_assert(GEMM_TILE_SHARED == 98304 && Tile8::SHARED<e4m3> == 98304 && GEMM_WIDE_SHARED == 229376 && GEMM_WIDE8_SHARED == 212992, "the comment above");
 
 /// First feature and first row of a block's tile.
 struct TilePlace {
@@ -49,22 +66,22 @@ __device__ __forceinline__ TilePlace tile_place(int m, int n) {
     return {within / rows * TILE_FEATURES, (group * TILE_GROUP + within % rows) * Shape::ROWS};
 }
 
-/// Copies stages of ROWS rows of bf16, a 16-byte piece of every PASS-th of them to a thread.
-template <int ROWS, int PIECES>
+/// Copies stages of ROWS rows, a 16-byte piece of every PASS-th of them to a thread.
+template <class T, int ROWS, int PIECES>
 struct RowCopy {
-    static constexpr int PASS = GEMM_THREADS / PIECES, PASSES = ROWS / PASS;
+    static constexpr int NUMBERS = 16 / int(sizeof(T)), PASS = GEMM_THREADS / PIECES, PASSES = ROWS / PASS;
 
-    const bf16* from;
+    const T* from;
     size_t step;
     int left;
     u32 there;
     uint4* to;
 
     /// Rows `first`.. `end` of a matrix of k columns, from column `from_k`.
-    __device__ RowCopy(const bf16* rows, int first, int end, int from_k, int k, uint4* to) : step(size_t(PASS) * k), there(0) {
+    __device__ RowCopy(const T* rows, int first, int end, int from_k, int k, uint4* to) : step(size_t(PASS) * k), there(0) {
         const int row = int(threadIdx.x) / PIECES, piece = int(threadIdx.x) % PIECES;
-        from = rows + size_t(first + row) * k + from_k + piece * PIECE;
-        left = k - from_k - piece * PIECE;
+        from = rows + size_t(first + row) * k + from_k + piece * NUMBERS;
+        left = k - from_k - piece * NUMBERS;
         for (int pass = 0; pass < PASSES; pass++) there |= u32(first + row + pass * PASS < end) << pass;
         this->to = to + piece_at<PIECES>(row, piece);
     }
@@ -72,96 +89,54 @@ struct RowCopy {
     /// Begins the copy of the next numbers of k; beyond the end of k and of the rows come zeros.
     __device__ __forceinline__ void next(int slot) {
         const u32 now = left > 0 ? there : 0;
-        const bf16* row = from;
+        const T* row = from;
 #pragma unroll
         for (int pass = 0; pass < PASSES; pass++) {
             copy_async_16(to + slot * ROWS * PIECES + pass * PASS * PIECES, row, now >> pass & 1 ? 16 : 0);
             row += step;
         }
-        from += PIECES * PIECE, left -= PIECES * PIECE;
+        from += PIECES * NUMBERS, left -= PIECES * NUMBERS;
     }
 };
 
-/// Where a tile's weights come from: bf16 as they lie.
-template <class Shape, class W>
-struct TileWeights {
-    static constexpr int SHARED = Shape::STAGES * Shape::FEATURE_PIECES * 16;
-    /// Stages that `prepare` is ahead of the products.
-    static constexpr int AHEAD = 0;
-
-    RowCopy<TILE_FEATURES, Shape::PIECES> copy;
-    const uint4* stages;
-
-    __device__ TileWeights(const Product<W>& of, int feature, int from_k, uint4* shared) : copy(of.w, feature, of.n, from_k, of.k, shared), stages(shared) {}
-
-    __device__ __forceinline__ void next(int slot) { copy.next(slot); }
-    /// Makes a stage, whose copies by this thread are there, ready for all once they have met.
-    __device__ __forceinline__ void prepare(int, int) {}
-    /// A stage as [features][PIECES], where `prepare` was called for it.
-    __device__ __forceinline__ const uint4* at(int, int slot) const { return stages + slot * Shape::FEATURE_PIECES; }
-};
-
-/// e4m3: a thread copies 16 numbers of a stage to a place of its own and widens them into one of two stages of bf16.
-template <class Shape>
-struct TileWeights<Shape, e4m3> {
-    static constexpr int SHARED = Shape::STAGES * GEMM_THREADS * 16 + 2 * Shape::FEATURE_PIECES * 16;
-    static constexpr int AHEAD = 1;
-    static_assert(TILE_FEATURES * Shape::STAGE_K == GEMM_THREADS * 16, "16 numbers a thread");
-
-    const e4m3* from;
-    int left;
-    uint4 *own, *wide;
-
-    __device__ TileWeights(const Product<e4m3>& of, int feature, int from_k, uint4* shared) : own(shared + threadIdx.x), wide(shared + Shape::STAGES * GEMM_THREADS) {
-        const int row = feature + int(threadIdx.x) / 2, number = from_k + int(threadIdx.x) % 2 * 16;
-        from = of.w + size_t(row) * of.k + number;
-        left = row < of.n ? of.k - number : 0;
+/// A lane's 16 features by 32 numbers, from number `k` of a stage, as the A operands of two mma.
+template <class W, int PIECES>
+__device__ __forceinline__ void load_weights(const uint4* stage, int feature, int k, u32 (&w)[2][4]) {
+    if constexpr (sizeof(W) == 2) {
+#pragma unroll
+        for (int step = 0; step < 2; step++) ldmatrix_x4(w[step], stage + piece_at<PIECES>(feature, k / 8 + step * 2 + lane_id() / 16));
+    } else {
+        u32 codes[4];
+        ldmatrix_x4(codes, stage + piece_at<PIECES>(feature, k / 16 + lane_id() / 16));
+        widen_operands(codes, w[0], w[1]);
     }
+}
 
-    __device__ __forceinline__ void next(int slot) {
-        copy_async_16(own + slot * GEMM_THREADS, from, left > 0 ? 16 : 0);
-        from += Shape::STAGE_K, left -= Shape::STAGE_K;
-    }
-    __device__ __forceinline__ void prepare(int stage, int slot) {
-        const uint4 numbers = own[slot * GEMM_THREADS];
-        uint4* to = wide + stage % 2 * Shape::FEATURE_PIECES;
-        const int row = int(threadIdx.x) / 2, piece = int(threadIdx.x) % 2 * 2;
-        to[piece_at<Shape::PIECES>(row, piece)] = make_uint4(widen_pair(numbers.x), widen_pair(numbers.x >> 16), widen_pair(numbers.y), widen_pair(numbers.y >> 16));
-        to[piece_at<Shape::PIECES>(row, piece + 1)] = make_uint4(widen_pair(numbers.z), widen_pair(numbers.z >> 16), widen_pair(numbers.w), widen_pair(numbers.w >> 16));
-    }
-    __device__ __forceinline__ const uint4* at(int stage, int) const { return wide + stage % 2 * Shape::FEATURE_PIECES; }
-};
-
-template <class Shape, class W>
-constexpr int TILE_SHARED = Shape::STAGES * Shape::ROW_PIECES * 16 + TileWeights<Shape, W>::SHARED + Shape::TOTAL_BYTES;
-constexpr int GEMM_TILE_SHARED = TILE_SHARED<Tile, bf16>, GEMM_TILE8_SHARED = TILE_SHARED<Tile8, e4m3>, GEMM_WIDE_SHARED = TILE_SHARED<WideTile, bf16>;
-static_assert(GEMM_TILE_SHARED == 98304 && GEMM_TILE8_SHARED == 90112 && GEMM_WIDE_SHARED == 229376, "the comment above");
-
-/// A warp's sums += one stage.
-template <class Shape>
-__device__ __forceinline__ void multiply_stage(const uint4* weights, const uint4* rows, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
+/// A warp's sums += one stage. `meanwhile` is done while the first operands are on their way.
+template <class Shape, class W, class Meanwhile>
+__device__ __forceinline__ void multiply_stage(const uint4* weights, const uint4* rows, float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4],
+                                               Meanwhile meanwhile) {
+    constexpr int PIECES = Shape::template PIECES<bf16>, WEIGHT_PIECES = Shape::template PIECES<W>;
     // Lanes bring addresses: of weights for 16 features by 2 pieces, of activations for 8 rows by 4 pieces.
-    int feature = warp_id() / 4 * (TILE_FEATURES / 2) + lane_id() % 16;
-    int row = warp_id() % 4 * (Shape::ROWS / 4) + lane_id() % 8;
+    const int feature = Shape::first_feature() + lane_id() % 16, row = Shape::first_row() + lane_id() % 8;
 #pragma unroll
-    for (int pieces = 0; pieces < Shape::PIECES; pieces += 4) {
+    for (int k = 0; k < Shape::STAGE_K; k += 4 * PIECE) {
         u32 x[Shape::ROW_TILES][4];
-        const uint4* from = rows + piece_at<Shape::PIECES>(row, pieces + lane_id() / 8);
+        const uint4* from = rows + piece_at<PIECES>(row, k / PIECE + lane_id() / 8);
 #pragma unroll
-        for (int r = 0; r < Shape::ROW_TILES; r++) ldmatrix_x4(x[r], from + r * 8 * Shape::PIECES);
+        for (int r = 0; r < Shape::ROW_TILES; r++) ldmatrix_x4(x[r], from + r * 8 * PIECES);
+        if (k == 0) meanwhile();
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            from = weights + piece_at<Shape::PIECES>(feature, pieces + half * 2 + lane_id() / 16);
+        for (int f = 0; f < Shape::FEATURE_TILES; f++) {
+            u32 w[2][4];
+            load_weights<W, WEIGHT_PIECES>(weights + f * 16 * WEIGHT_PIECES, feature, k, w);
 #pragma unroll
-            for (int f = 0; f < Shape::FEATURE_TILES; f++) {
-                u32 w[4];
-                ldmatrix_x4(w, from + f * 16 * Shape::PIECES);
+            for (int step = 0; step < 2; step++)
 #pragma unroll
                 for (int r = 0; r < Shape::ROW_TILES; r++) {
-                    const u32 pair[2] = {x[r][half * 2], x[r][half * 2 + 1]};
-                    mma_m16n8k16(sums[f][r], w, pair);
+                    const u32 pair[2] = {x[r][step * 2], x[r][step * 2 + 1]};
+                    mma_m16n8k16(sums[f][r], w[step], pair);
                 }
-            }
         }
     }
 }
@@ -206,74 +181,85 @@ struct Totals {
     }
 };
 
-/// Calls `body(f, r, i, number)` for number i of tile (f, r) of a thread's sums, with where it lies in out[m, n].
-template <class Shape, class W, class Body>
-__device__ __forceinline__ void for_sums(const Product<W>& of, const TilePlace& place, Body body) {
-    const int feature = place.feature + warp_id() / 4 * (TILE_FEATURES / 2), row = place.row + warp_id() % 4 * (Shape::ROWS / 4);
+/// A block's products over segments `segment`.. `last` of k. `ended` takes the sums of each but those behind the last stage,
+/// from the segment that is returned on.
+template <class Shape, class W, class Ended>
+__device__ __forceinline__ int multiply_segments(const Product<W>& of, const TilePlace& place, int segment, int last, uint4* shared, Ended& ended,
+                                                 float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
+    constexpr int STAGES_IN_CHUNK = GEMM_CHUNK / Shape::STAGE_K, STAGES = Shape::STAGES;
+    constexpr int PIECES = Shape::template PIECES<bf16>, WEIGHT_PIECES = Shape::template PIECES<W>;
+    const int first = segment_begin(segment, of.k) * STAGES_IN_CHUNK, stages = segment_begin(last, of.k) * STAGES_IN_CHUNK - first;
+    uint4* shared_weights = shared + Shape::ROW_PIECES;
+    RowCopy<bf16, Shape::ROWS, PIECES> rows(of.x, place.row, of.m, first * Shape::STAGE_K, of.k, shared);
+    RowCopy<W, TILE_FEATURES, WEIGHT_PIECES> weights(of.w, place.feature, of.n, first * Shape::STAGE_K, of.k, shared_weights);
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < stages) rows.next(s), weights.next(s);
+        copy_async_commit();
+    }
+    ended.begin();
+    // Slots of the stage that is multiplied and of the one that is copied.
+    int slot = 0, copied = STAGES - 1;
+    for (int s = 0; s < stages; s++) {
+        while (first + s == segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK) ended.take(segment++, sums);
+        copy_async_wait<STAGES - 2>();
+        __syncthreads();
+        multiply_stage<Shape, W>(shared_weights + slot * TILE_FEATURES * WEIGHT_PIECES, shared + slot * Shape::ROWS * PIECES, sums, [&] {
+            // All warps had done with what lies in the last slot before the barrier.
+            if (s + STAGES - 1 < stages) rows.next(copied), weights.next(copied);
+            copy_async_commit();
+        });
+        copied = slot;
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+    }
+    copy_async_wait<0>();
+    return segment;
+}
+
+/// Writes a warp's sums, finished. They go through shared memory, with 16 bytes beside each row against bank conflicts, since
+/// lanes have sums of few neighbouring features, and write whole sectors of them.
+template <class Shape, class W, class Out>
+__device__ __forceinline__ void write_sums(const Product<W>& of, const TilePlace& place, const float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4],
+                                           uint4* shared, Out* out) {
+    constexpr int NUMBERS = 16 / int(sizeof(Out)), PIECES = Shape::WARP_FEATURES / NUMBERS, STRIDE = (PIECES + 1) * NUMBERS;
+    static_assert(GEMM_WARPS * Shape::WARP_ROWS * (PIECES + 1) * 16 <= Shape::template SHARED<W>, "all warps' sums have room");
+    Out* mine = reinterpret_cast<Out*>(shared) + warp_id() * Shape::WARP_ROWS * STRIDE;
+    const int first_feature = place.feature + Shape::first_feature(), first_row = place.row + Shape::first_row();
 #pragma unroll
     for (int f = 0; f < Shape::FEATURE_TILES; f++)
 #pragma unroll
         for (int r = 0; r < Shape::ROW_TILES; r++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const int to_feature = feature + f * 16 + sum_row(lane_id(), i), to_row = row + r * 8 + sum_column(lane_id(), i);
-                if (to_feature < of.n && to_row < of.m) body(f, r, i, size_t(to_row) * of.n + to_feature);
+                const int feature = f * 16 + sum_row(lane_id(), i), row = r * 8 + sum_column(lane_id(), i);
+                mine[row * STRIDE + feature] = from_float<Out>(of.finish(sums[f][r][i], min(first_feature + feature, of.n - 1)));
             }
-}
-
-/// A block's products over segments `segment`.. `last` of k. `ended` takes the sums of each but those behind the last stage,
-/// from the segment that is returned on.
-template <class Shape, class W, class Ended>
-__device__ __forceinline__ int multiply_segments(const Product<W>& of, const TilePlace& place, int segment, int last, uint4* shared, Ended& ended,
-                                                 float (&sums)[Shape::FEATURE_TILES][Shape::ROW_TILES][4]) {
-    using Weights = TileWeights<Shape, W>;
-    constexpr int STAGES_IN_CHUNK = GEMM_CHUNK / Shape::STAGE_K, STAGES = Shape::STAGES;
-    const int first = segment_begin(segment, of.k) * STAGES_IN_CHUNK, stages = segment_begin(last, of.k) * STAGES_IN_CHUNK - first;
-    RowCopy<Shape::ROWS, Shape::PIECES> rows(of.x, place.row, of.m, first * Shape::STAGE_K, of.k, shared);
-    Weights weights(of, place.feature, first * Shape::STAGE_K, shared + STAGES * Shape::ROW_PIECES);
-    for (int s = 0; s < STAGES - 1; s++) {
-        if (s < stages) rows.next(s), weights.next(s);
-        copy_async_commit();
+    __syncwarp();
+    for (int i = lane_id(); i < Shape::WARP_ROWS * PIECES; i += WARP_LANES) {
+        const int row = first_row + i / PIECES, feature = first_feature + i % PIECES * NUMBERS;
+        if (row >= of.m || feature >= of.n) continue;
+        const Out* from = mine + i / PIECES * STRIDE + i % PIECES * NUMBERS;
+        Out* to = out + size_t(row) * of.n + feature;
+        if (of.n % NUMBERS == 0)
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+        else
+            for (int j = 0; j < min(NUMBERS, of.n - feature); j++) to[j] = from[j];
     }
-    ended.begin();
-    if (Weights::AHEAD) {
-        copy_async_wait<STAGES - 2>();
-        weights.prepare(0, 0);
-    }
-    // Slots of the stage that is multiplied, of the one that is prepared and of the one that is copied.
-    int slot = 0, ahead = Weights::AHEAD, copied = STAGES - 1;
-    for (int s = 0; s < stages; s++) {
-        while (first + s == segment_begin(segment + 1, of.k) * STAGES_IN_CHUNK) ended.take(segment++, sums);
-        copy_async_wait<STAGES - 2 - Weights::AHEAD>();
-        __syncthreads();
-        // All warps had done with what lies in the last slot before the barrier.
-        if (s + STAGES - 1 < stages) rows.next(copied), weights.next(copied);
-        copy_async_commit();
-        if (s + Weights::AHEAD < stages) weights.prepare(s + Weights::AHEAD, ahead);
-        multiply_stage<Shape>(weights.at(s, slot), shared + slot * Shape::ROW_PIECES, sums);
-        copied = slot;
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
-        ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
-    }
-    copy_async_wait<0>();
-    return segment;
 }
 
 template <class Shape, class W, class Out>
 __device__ __forceinline__ void gemm_tile(const Product<W>& of, Out* out) {
     DYNAMIC_SHARED(uint4, shared);
     const TilePlace place = tile_place<Shape>(of.m, of.n);
-    Totals<Shape> totals(shared + Shape::STAGES * Shape::ROW_PIECES + TileWeights<Shape, W>::SHARED / 16);
+    Totals<Shape> totals(shared + Shape::template ALL_PIECES<W>);
     float sums[Shape::FEATURE_TILES][Shape::ROW_TILES][4] = {};
     multiply_segments<Shape>(of, place, 0, GEMM_SEGMENTS, shared, totals, sums);
 #pragma unroll
     for (int f = 0; f < Shape::FEATURE_TILES; f++)
 #pragma unroll
         for (int r = 0; r < Shape::ROW_TILES; r++) totals.add_to(sums[f][r], f, r);
-    const int feature = place.feature + warp_id() / 4 * (TILE_FEATURES / 2);
-    for_sums<Shape>(of, place, [&](int f, int r, int i, size_t at) {
-        out[at] = from_float<Out>(of.finish(sums[f][r][i], feature + f * 16 + sum_row(lane_id(), i)));
-    });
+    // All warps have done with the stages and with their totals.
+    __syncthreads();
+    write_sums<Shape>(of, place, sums, shared, out);
 }
 
 #define GEMM_TILE(name, Shape, Out)                                                                                              \
@@ -281,16 +267,18 @@ __device__ __forceinline__ void gemm_tile(const Product<W>& of, Out* out) {
         name(const bf16* __restrict__ x, const bf16* __restrict__ w, Out* __restrict__ out, int m, int n, int k) {              \
         gemm_tile<Shape>(Product<bf16>{x, w, nullptr, m, n, k}, out);                                                          \
     }
-#define GEMM_TILE8(name, Out)                                                                                                    \
+#define GEMM_TILE8(name, Shape, Out)                                                                                             \
     extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                              \
         name(const bf16* __restrict__ x, const e4m3* __restrict__ w, const float* __restrict__ scales, Out* __restrict__ out, int m, int n, int k) { \
-        gemm_tile<Tile8>(Product<e4m3>{x, w, scales, m, n, k}, out);                                                           \
+        gemm_tile<Shape>(Product<e4m3>{x, w, scales, m, n, k}, out);                                                           \
     }
 GEMM_TILE(gemm_tile_w, Tile, bf16)
 GEMM_TILE(gemm_tile_f, Tile, float)
 GEMM_TILE(gemm_wide_w, WideTile, bf16)
 GEMM_TILE(gemm_wide_f, WideTile, float)
-GEMM_TILE8(gemm_tile8_w, bf16)
-GEMM_TILE8(gemm_tile8_f, float)
+GEMM_TILE8(gemm_tile8_w, Tile8, bf16)
+GEMM_TILE8(gemm_tile8_f, Tile8, float)
+GEMM_TILE8(gemm_wide8_w, WideTile, bf16)
+GEMM_TILE8(gemm_wide8_f, WideTile, float)
 #undef GEMM_TILE
 #undef GEMM_TILE8

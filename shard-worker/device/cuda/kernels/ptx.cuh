@@ -37,9 +37,9 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
 }
 
 /// Begins a copy of 16 bytes; beyond the first `bytes` zeros are written. With 0 nothing is read, but the address must
-/// still be a multiple of 16.
+/// still be a multiple of 16. The second cache gets the line's other bytes too, which are read soon.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, unsigned bytes = 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
 }
 
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

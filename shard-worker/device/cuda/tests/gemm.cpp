@@ -38,11 +38,12 @@ void launch_parts(const Operands& of, float* partials, unsigned parts) {
 
 template <class Out, class Join>
 void launch_parts(const Operands& of, Out* out, unsigned parts, Join join) {
-    const long long numbers = (long long)(of.shape.m) * of.shape.n;
+    const int n = of.shape.n;
+    const long long numbers = (long long)(of.shape.m) * n;
     Buffer<float> partials(8 * partial_stride(size_t(numbers)));
     launch_parts(of, partials.get(), parts);
     const float* from = partials.get();
-    cpucuda::launch(unsigned((numbers + 1023) / 1024), 256, 0, [=] { join(from, out, numbers); });
+    cpucuda::launch(unsigned((numbers + 1023) / 1024), 256, 0, [=] { join(from, nullptr, out, int(numbers), n); });
 }
 
 void launch(Kind kind, const Operands& of, float* out, unsigned grid) {
@@ -157,6 +158,28 @@ void arithmetic() {
     }
 }
 
+/// Places of all pieces of 64 rows, and those that ldmatrix reads or cp.async writes at once.
+template <int PIECES>
+void no_bank_conflict() {
+    std::vector<bool> taken(64 * PIECES);
+    for (int first = 0; first < 64; first += 8)
+        for (int piece = 0; piece < PIECES; piece++) {
+            unsigned groups = 0;
+            for (int row = first; row < first + 8; row++) {
+                const int at = piece_at<PIECES>(row, piece);
+                test::expect(at >= 0 && at < 64 * PIECES && !taken[size_t(at)], "%d pieces a row: the place of piece %d of row %d", PIECES, piece, row);
+                taken[size_t(at)] = true, groups |= 1u << at % 8;
+            }
+            test::expect(groups == 0xff, "%d pieces a row: piece %d of rows %d.. is in groups of banks %x", PIECES, piece, first, groups);
+        }
+}
+
+void layout() {
+    test::fact("eight_rows_of_a_piece_lie_in_eight_groups_of_banks", [] {
+        no_bank_conflict<2>(), no_bank_conflict<4>(), no_bank_conflict<8>(), no_bank_conflict<16>();
+    });
+}
+
 void independence() {
     test::fact("a_row_has_the_same_bits_alone_and_among_64_in_all_products", [] {
         Operands of({64, 40, 648}, Random(4));
@@ -227,6 +250,7 @@ void independence() {
 }  // namespace
 
 int main() {
+    layout();
     arithmetic();
     independence();
     return test::summary();

@@ -12,31 +12,65 @@ use super::{
 };
 use crate::DeviceError;
 
-/// Threads of a block of either kernel.
+/// Threads of a block of any of the kernels.
 const THREADS: u32 = 256;
 /// Shared memory of a block of each kernel, in bytes, as their headers say.
 const SMALL_SHARED: usize = 98_304;
 const TILE_SHARED: usize = 98_304;
 const WIDE_SHARED: usize = 229_376;
-const TILE8_SHARED: usize = 90_112;
+const WIDE8_SHARED: usize = 212_992;
+
+/// The kernels of products by weights of a kind, of two the one with bf16 results and the one with f32 ones.
+struct Products {
+    few: [Kernel; 2],
+    /// Features of a group for the fewest rows.
+    least: usize,
+    tile: [Kernel; 2],
+    wide: [Kernel; 2],
+    wide_shared: usize,
+    part: Kernel,
+}
+
+const BF16: Products = Products {
+    few: [Kernel::GemmSmallWorking, Kernel::GemmSmallFull],
+    least: 16,
+    tile: [Kernel::GemmTileWorking, Kernel::GemmTileFull],
+    wide: [Kernel::GemmWideWorking, Kernel::GemmWideFull],
+    wide_shared: WIDE_SHARED,
+    part: Kernel::GemmPart,
+};
+const E4M3: Products = Products {
+    few: [Kernel::GemmSmall8Working, Kernel::GemmSmall8Full],
+    least: 32,
+    tile: [Kernel::GemmTile8Working, Kernel::GemmTile8Full],
+    wide: [Kernel::GemmWide8Working, Kernel::GemmWide8Full],
+    wide_shared: WIDE8_SHARED,
+    part: Kernel::GemmPart8,
+};
+/// What adds the sums of parts.
+const JOIN: [Kernel; 2] = [Kernel::GemmJoinWorking, Kernel::GemmJoinFull];
+
+impl Products {
+    fn of(weights: &Weights) -> &'static Self {
+        match weights {
+            Weights::Bf16(_) => &BF16,
+            Weights::E4m3 { .. } => &E4M3,
+        }
+    }
+}
 
 /// Lets the kernels have what they need.
 pub(super) fn prepare(kernels: &Kernels, wide: bool) -> Result<(), DeviceError> {
-    for (kernel, bytes) in [
-        (Kernel::GemmSmallWorking, SMALL_SHARED),
-        (Kernel::GemmSmallFull, SMALL_SHARED),
-        (Kernel::GemmTileWorking, TILE_SHARED),
-        (Kernel::GemmTileFull, TILE_SHARED),
-        (Kernel::GemmPart, TILE_SHARED),
-        (Kernel::GemmSmall8Working, SMALL_SHARED),
-        (Kernel::GemmSmall8Full, SMALL_SHARED),
-        (Kernel::GemmTile8Working, TILE8_SHARED),
-        (Kernel::GemmTile8Full, TILE8_SHARED),
-    ] {
-        kernels.allow_shared(kernel, bytes)?;
-    }
-    for kernel in [Kernel::GemmWideWorking, Kernel::GemmWideFull].into_iter().filter(|_| wide) {
-        kernels.allow_shared(kernel, WIDE_SHARED)?;
+    for products in [BF16, E4M3] {
+        for kernel in products.few {
+            kernels.allow_shared(kernel, SMALL_SHARED)?;
+        }
+        for kernel in products.tile.into_iter().chain([products.part]) {
+            kernels.allow_shared(kernel, TILE_SHARED)?;
+        }
+        for kernel in products.wide.into_iter().filter(|_| wide) {
+            kernels.allow_shared(kernel, products.wide_shared)?;
+        }
     }
     Ok(())
 }
@@ -58,19 +92,22 @@ impl CudaDevice {
             return self.multiply(&narrow, weight, out);
         }
         let shape = [x.rows, weight.out, weight.inner];
-        let schedule = match weight.weights {
-            Weights::Bf16(_) => Schedule::of(shape, self.context.processors(), has_wide(&self.context)),
-            Weights::E4m3 { .. } => Schedule::of_e4m3(shape),
-        };
+        let schedule = Schedule::of(shape, self.context.processors(), has_wide(&self.context));
         // A pass's room is known before; what parts take beside it they do without where there is none left.
         if let Schedule::Parts(parts) = schedule
             && let Ok(partials) = self.scratch(schedule::partial_numbers(x.rows, weight.out) * size_of::<f32>())
         {
             return self.multiply_by_parts(x, weight, (parts, &partials), out);
         }
-        let (working, full, geometry) = self.product(schedule, x.rows, weight);
-        let kernel = if out.numbers == Numbers::Working { working } else { full };
-        self.kernels.launch(kernel, geometry, &arguments(x, weight, out.address())?)
+        let products = Products::of(&weight.weights);
+        let (kernels, geometry) = match schedule {
+            Schedule::Few => (products.few, self.few(x.rows, weight.out, products.least)),
+            Schedule::Wide => (products.wide, tiles([x.rows, schedule::WIDE_ROWS], weight.out, products.wide_shared)),
+            Schedule::Tiles | Schedule::Parts(_) => {
+                (products.tile, tiles([x.rows, schedule::TILE_ROWS], weight.out, TILE_SHARED))
+            }
+        };
+        self.kernels.launch(writing(kernels, out), geometry, &arguments(x, weight, out.address())?)
     }
 
     /// The same by segments of the inner dimension, in so many parts, with room for their sums.
@@ -83,25 +120,12 @@ impl CudaDevice {
     ) -> Result<(), DeviceError> {
         let mut geometry = tiles([x.rows, schedule::TILE_ROWS], weight.out, TILE_SHARED);
         geometry.grid[2] = parts;
-        self.kernels.launch(Kernel::GemmPart, geometry, &arguments(x, weight, partials.address())?)?;
-        let kernel = if out.numbers == Numbers::Working { Kernel::GemmJoinWorking } else { Kernel::GemmJoinFull };
-        let args = [partials.address().into(), out.address().into(), (out.len() as i64).into()];
-        self.kernels.launch(kernel, Geometry::numbers(out.len(), 1024), &args)
-    }
-
-    /// The kernels for a product of so many rows, that with bf16 results and that with f32 ones, and how they are launched.
-    fn product(&self, schedule: Schedule, rows: usize, weight: &CudaMatrix) -> (Kernel, Kernel, Geometry) {
-        use Kernel as K;
-        let tile = [rows, schedule::TILE_ROWS];
-        match (&weight.weights, schedule) {
-            (Weights::Bf16(_), Schedule::Few) => (K::GemmSmallWorking, K::GemmSmallFull, self.few(rows, weight.out, 16)),
-            (Weights::Bf16(_), Schedule::Wide) => {
-                (K::GemmWideWorking, K::GemmWideFull, tiles([rows, schedule::WIDE_ROWS], weight.out, WIDE_SHARED))
-            }
-            (Weights::Bf16(_), _) => (K::GemmTileWorking, K::GemmTileFull, tiles(tile, weight.out, TILE_SHARED)),
-            (Weights::E4m3 { .. }, Schedule::Few) => (K::GemmSmall8Working, K::GemmSmall8Full, self.few(rows, weight.out, 32)),
-            (Weights::E4m3 { .. }, _) => (K::GemmTile8Working, K::GemmTile8Full, tiles(tile, weight.out, TILE8_SHARED)),
-        }
+        let part = Products::of(&weight.weights).part;
+        self.kernels.launch(part, geometry, &arguments(x, weight, partials.address())?)?;
+        let scales = weight.weights.scales().unwrap_or(0);
+        let (numbers, features) = (int(out.len())?, int(weight.out)?);
+        let args = [partials.address().into(), scales.into(), out.address().into(), numbers.into(), features.into()];
+        self.kernels.launch(writing(JOIN, out), Geometry::numbers(out.len(), 1024), &args)
     }
 
     /// A block a group of features, `least` for the fewest rows, no more blocks than run at once.
@@ -120,6 +144,11 @@ impl CudaDevice {
         let args = [x.address().into(), narrow.address().into(), (x.len() as i64).into()];
         self.kernels.launch(Kernel::Narrow, Geometry::numbers(x.len(), 1024), &args)
     }
+}
+
+/// Of two kernels the one that writes numbers of `out`.
+fn writing([working, full]: [Kernel; 2], out: &CudaTensor) -> Kernel {
+    if out.numbers == Numbers::Working { working } else { full }
 }
 
 /// A block a tile of so many of the rows.

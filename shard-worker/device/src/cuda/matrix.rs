@@ -20,7 +20,7 @@ pub struct CudaMatrix {
 /// What a weight's numbers are.
 pub(super) enum Weights {
     Bf16(Memory),
-    /// A row's numbers are multiplied by its scale, an f32.
+    /// A row's numbers, in the order of `gemm_e4m3.cuh`, are multiplied by its scale, an f32.
     E4m3 {
         numbers: Memory,
         scales: Memory,
@@ -30,11 +30,18 @@ pub(super) enum Weights {
 impl Weights {
     /// In the order in which kernels take them.
     pub(super) fn addresses(&self) -> impl Iterator<Item = u64> {
-        let (numbers, scales) = match self {
-            Self::Bf16(numbers) => (numbers, None),
-            Self::E4m3 { numbers, scales } => (numbers, Some(scales)),
+        let numbers = match self {
+            Self::Bf16(numbers) | Self::E4m3 { numbers, .. } => numbers.address(),
         };
-        [Some(numbers), scales].into_iter().flatten().map(Memory::address)
+        std::iter::once(numbers).chain(self.scales())
+    }
+
+    /// Where the scales lie, if there are any.
+    pub(super) fn scales(&self) -> Option<u64> {
+        match self {
+            Self::Bf16(_) => None,
+            Self::E4m3 { scales, .. } => Some(scales.address()),
+        }
     }
 }
 

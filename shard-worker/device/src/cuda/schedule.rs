@@ -50,11 +50,6 @@ impl Schedule {
         ways.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Self::Tiles)
     }
 
-    /// The way for weights of e4m3, which have tiles of one size.
-    pub(super) fn of_e4m3([rows, ..]: [usize; 3]) -> Self {
-        if rows <= FEW_ROWS { Self::Few } else { Self::Tiles }
-    }
-
     fn time(self, [rows, features, inner]: [usize; 3], processors: usize) -> f64 {
         let chunks = inner.div_ceil(CHUNK);
         let waves = |rows_of_tile: usize, parts: usize| (tiles(rows, rows_of_tile, features) * parts).div_ceil(processors) as f64;
@@ -130,8 +125,9 @@ mod tests {
     fn tiles_and_segments_are_those_of_the_kernels() {
         let tile = include_str!("../../cuda/kernels/gemm_tile.cuh");
         assert!(tile.contains("constexpr int TILE_FEATURES = 128;"));
-        assert!(tile.contains("using Tile = TileShape<128, 64, 3, false>;"));
-        assert!(tile.contains("using WideTile = TileShape<256, 32, 4, true>;"));
+        assert!(tile.contains("using Tile = TileShape<128, 64, 3, 4, false>;"));
+        assert!(tile.contains("using Tile8 = TileShape<128, 64, 4, 4, false>;"));
+        assert!(tile.contains("using WideTile = TileShape<256, 32, 4, 2, true>;"));
         let gemm = include_str!("../../cuda/kernels/gemm.cuh");
         assert!(gemm.contains("constexpr int GEMM_SEGMENTS = 8;") && gemm.contains("constexpr int GEMM_CHUNK = 64;"));
     }

@@ -16,9 +16,10 @@ mod sequences;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tessera_device::cuda::{CudaConfig, CudaDevice};
-use tessera_device::{Dtype, WeightFormat};
+use tessera_device::{Dtype, Quantization, WeightFormat};
 
 const BF16: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: None };
+const FP8: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
 
 /// Bytes that the tests compute with: at real sizes, what a pass of 8192 rows takes.
 fn workspace() -> usize {
@@ -26,9 +27,13 @@ fn workspace() -> usize {
 }
 
 fn device(workspace: usize, records: bool) -> CudaDevice {
+    device_of(BF16, workspace, records)
+}
+
+fn device_of(format: WeightFormat, workspace: usize, records: bool) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, BF16).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, format).unwrap()
 }
 
 /// Tests of one process take turns, so that each has the GPU's memory to itself.
