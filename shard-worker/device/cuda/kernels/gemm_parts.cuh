@@ -46,12 +46,14 @@ __device__ __forceinline__ void multiply_part(const Product<bf16>& of, float* pa
 }
 
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-    gemm_part(const bf16* __restrict__ x, const bf16* __restrict__ w, float* __restrict__ partials, int m, int n, int k) {
+    gemm_part(const bf16* x, const bf16* w, float* __restrict__ partials, int m, int n, int k) {
+    wait_for_kernels_ahead();
     multiply_part(Product<bf16>{x, w, nullptr, m, n, k}, partials);
 }
 
 template <class Out>
 __device__ __forceinline__ void gemm_join(const float* partials, Out* out, long long numbers) {
+    wait_for_kernels_ahead();
     for_numbers(numbers, [=](auto width, long long i) {
         constexpr int N = decltype(width)::N;
         Run<N> total{};
@@ -64,5 +66,5 @@ __device__ __forceinline__ void gemm_join(const float* partials, Out* out, long 
     });
 }
 
-extern "C" __global__ void gemm_join_w(const float* __restrict__ partials, bf16* __restrict__ out, long long numbers) { gemm_join(partials, out, numbers); }
-extern "C" __global__ void gemm_join_f(const float* __restrict__ partials, float* __restrict__ out, long long numbers) { gemm_join(partials, out, numbers); }
+extern "C" __global__ void gemm_join_w(const float* partials, bf16* __restrict__ out, long long numbers) { gemm_join(partials, out, numbers); }
+extern "C" __global__ void gemm_join_f(const float* partials, float* __restrict__ out, long long numbers) { gemm_join(partials, out, numbers); }

@@ -24,7 +24,7 @@ const FP8: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: Some(
 fn device(ordinal: usize, format: WeightFormat, records: bool, workspace: usize) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records }, format).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records, overlaps: true }, format).unwrap()
 }
 
 fn model(layout: &str, format: WeightFormat, records: bool) -> Model<CudaDevice> {
