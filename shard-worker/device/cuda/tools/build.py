@@ -92,7 +92,7 @@ def table(names: list[str], by_target: dict[str, dict[str, dict[str, int]]], cod
         "Instructions, not how often they run. Accesses of global and of shared memory are told by the bytes that each moves a thread:",
         "`6x16, 7x4` are six of 16 bytes and seven of 4; copies go from global to shared memory by themselves. In brackets, how many are",
         "in loops; divisions are those of whole numbers by what is not known beforehand. The build fails where a way through a",
-        "kernel leads to global memory without a wait for the kernels ahead (`tools/sass.py`).",
+        "kernel leads to global memory without a wait for the kernels ahead (`tools/sass.py`). reading.md tells what all this showed.",
         "",
         *sass.table(names, code),
     ]
