@@ -3,7 +3,7 @@
 # usage: tests/gpu.sh pack           where there is a toolchain: builds target/gpu, all that a GPU machine needs (no network there)
 #        tests/gpu.sh run [PHASE..]  on the GPU machine, in the same tree with target/gpu
 # phases, with the seconds that each may take, the default ones less than five minutes in all:
-#   versions (10), kernels (100), cluster (45), nccl (30), limits (20), speed (50), speed8 (40): these by default; peer (240)
+#   versions (5), kernels (95), cluster (45), nccl (30), limits (20), speed (55), speed8 (45): these by default; peer (240)
 # Every row is printed as soon as it is known and kept in target/gpu/table.md. A phase that fails is named there; the exit status is
 # then 1.
 set -uo pipefail
@@ -136,9 +136,11 @@ speed_of() {
 # start QUANTIZATION OPTION..: serves; `up` is the process.
 start() {
     local log="$gpu/up-$1.log"
+    # What an earlier process said is not for this one.
+    rm -f "$log"
     "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" --quantization "$1" "${@:2}" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
     up=$!
-    until grep -q '^ready ' "$log"; do
+    until grep -qs "^ready " "$log"; do
         kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }
         sleep 0.1
     done
