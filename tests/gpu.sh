@@ -2,8 +2,8 @@
 # Proves and measures Tessera on a machine with NVIDIA GPUs, and prints a short table last.
 # usage: tests/gpu.sh pack           where there is a toolchain: builds target/gpu, all that a GPU machine needs (no network there)
 #        tests/gpu.sh run [PHASE..]  on the GPU machine, in the same tree with target/gpu
-# phases, with the seconds that each may take:
-#   versions (20), kernels (150), cluster (90), nccl (60), limits (40), speed (120), speed8 (120): these by default; peer (240)
+# phases, with the seconds that each may take, the default ones less than five minutes in all:
+#   versions (5), kernels (95), cluster (45), nccl (30), limits (20), speed (55), speed8 (45): these by default; peer (240)
 # Every row is printed as soon as it is known and kept in target/gpu/table.md. A phase that fails is named there; the exit status is
 # then 1.
 set -uo pipefail
@@ -96,9 +96,9 @@ nccl() {
 
 # Asks until somebody answers, since roles start in any order; the answer must be the reference's.
 described() {
-    local answer="" until=$((SECONDS + 25))
+    local answer="" until=$((SECONDS + 14))
     while [ $SECONDS -lt $until ]; do
-        answer="$(timeout 20 "$tessera" chat --endpoint http://127.0.0.1:17120 --image "$1/pictures/00-describe-0.png" 'What do you see?' 2>/dev/null)" && break
+        answer="$(timeout 12 "$tessera" chat --endpoint http://127.0.0.1:17120 --image "$1/pictures/00-describe-0.png" 'What do you see?' 2>/dev/null)" && break
         sleep 0.2
     done
     echo "answer: $answer"
@@ -115,29 +115,45 @@ speed8() { speed_of fp8; }
 # The 12B shape with made-up weights: decode, prefill, and an image, each beside its floor. TESSERA_SPEED_DEVICE=sim:h100 tries the
 # script where there is no GPU.
 speed_of() {
-    local quantization="$1" floors="$gpu/floors-$1.json" log="$gpu/up-$1.log" streams
-    local whose; whose="$(accelerator)" || return 1
+    local quantization="$1" floors="$gpu/floors-$1.json" begin streams whose up
+    whose="$(accelerator)" || return 1
     "$tessera" bench --roofline --device "$whose" --quantization "$quantization" --json > "$floors" || return 1
-    local begin; begin="$(date +%s.%N)"
-    "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
-    local up=$!
-    until grep -q '^ready ' "$log"; do
-        kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }
-        sleep 0.1
-    done
-    row "$quantization: started" "$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }'), $(grep -ao '[0-9.]* GB/s' "$log" | head -1)"
-    for streams in 1 8 32 64; do
-        # Twice, with other prompts: passes are recorded when they come the second time.
-        load "$quantization-warm" "$streams" "$streams" 1024 --output-tokens 24 || return 1
-        load "$quantization-$streams" "$streams" "$streams" 1024 --output-tokens 96 || return 1
-        local step; step="$(field "$gpu/bench-$quantization-$streams.json" inter_token_ms)"
-        row "$quantization: decode, $streams streams at 1k" "$(field "$gpu/bench-$quantization-$streams.json" generated_tokens_per_second) tokens/s in all; a step $step ms, $whose floor/step $(over "$(floor "$floors" decode batch "$streams")" "$step")"
-    done
+    begin="$(date +%s.%N)"
+    start "$quantization" || return 1
+    row "$quantization: started" "$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }'), $(grep -ao '[0-9.]* GB/s' "$gpu/up-$quantization.log" | head -1)"
+    for streams in 1 8 32 64; do decode "$quantization" "$streams" "$quantization: decode" || return 1; done
     load "$quantization-prefill" 1 4 4096 --output-tokens 1 || return 1
     first "$quantization-prefill" "$quantization: first token of 4k tokens" "$(floor "$floors" prefill tokens 4096)"
     load "$quantization-image" 1 4 128 --output-tokens 1 --images 1 --image-size 1024x1024 || return 1
     first "$quantization-image" "$quantization: first token of a 1024 x 1024 image, 128 tokens" "$(floor "$floors" first_token patches 4096)"
     kill "$up"; wait "$up"
+    # What it is worth that a kernel begins while the one ahead of it ends.
+    start "$quantization" --no-cuda-overlap || return 1
+    decode "$quantization" 1 "$quantization: decode, kernels apart" || return 1
+    kill "$up"; wait "$up"
+}
+
+# start QUANTIZATION OPTION..: serves; `up` is the process.
+start() {
+    local log="$gpu/up-$1.log"
+    # What an earlier process said is not for this one.
+    rm -f "$log"
+    "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" --quantization "$1" "${@:2}" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
+    up=$!
+    until grep -qs "^ready " "$log"; do
+        kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }
+        sleep 0.1
+    done
+}
+
+# decode QUANTIZATION STREAMS WHAT: next tokens behind 1k of each stream, beside `whose` floor in `floors`.
+decode() {
+    # Twice, with other prompts: passes are recorded when they come the second time.
+    load "$1-warm" "$2" "$2" 1024 --output-tokens 24 || return 1
+    load "$1-$2" "$2" "$2" 1024 --output-tokens 96 || return 1
+    local report="$gpu/bench-$1-$2.json" step
+    step="$(field "$report" inter_token_ms)"
+    row "$3, $2 streams at 1k" "$(field "$report" generated_tokens_per_second) tokens/s in all; a step $step ms, $whose floor/step $(over "$(floor "$floors" decode batch "$2")" "$step")"
 }
 
 # Whose floors: the sim device's, or those of the GPU here. Others than these have none.

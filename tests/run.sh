@@ -25,7 +25,7 @@ cargo build --release --locked --workspace --all-targets
 cargo test --release --locked --workspace "$@"
 
 # The kernels, run on the CPU against reference results, and what stands in for CUDA's libraries; then compiled for GPUs.
-shard-worker/device/cuda/test.sh
+shard-worker/device/cuda/test.sh --mutations=some
 shard-worker/device/cuda/fake/test.sh
 shard-worker/device/cuda/build.sh --check
 

@@ -48,6 +48,8 @@ pub enum DeviceConfig {
         kv_memory: Option<u64>,
         /// Whether passes of next tokens are recorded as CUDA graphs.
         graphs: bool,
+        /// Whether a kernel may begin while the one ahead of it ends.
+        overlap: bool,
     },
     /// Nothing: a clock in place of arithmetic.
     Sim {
@@ -63,8 +65,14 @@ impl DeviceConfig {
     ///
     /// # Errors
     /// `Library` where there is no driver, `NoDevice` where there are fewer GPUs.
-    pub fn cuda(ordinal: usize, kernels: Option<PathBuf>, kv_memory: Option<u64>, graphs: bool) -> Result<Self, DeviceError> {
-        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs })
+    pub fn cuda(
+        ordinal: usize,
+        kernels: Option<PathBuf>,
+        kv_memory: Option<u64>,
+        graphs: bool,
+        overlap: bool,
+    ) -> Result<Self, DeviceError> {
+        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs, overlap })
     }
 
     /// The name others know it by: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`, `sim:h100`.

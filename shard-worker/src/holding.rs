@@ -84,8 +84,9 @@ impl Holding {
                 let config = CpuConfig { threads: *threads, dtype: request.format.dtype };
                 Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
             }
-            DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs } => {
-                let config = CudaConfig { ordinal: gpu.ordinal, kernels: kernels.clone(), workspace: None, records: *graphs };
+            DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs, overlap } => {
+                let (ordinal, kernels) = (gpu.ordinal, kernels.clone());
+                let config = CudaConfig { ordinal, kernels, workspace: None, records: *graphs, overlaps: *overlap };
                 let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
                 Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.format), progress)
             }

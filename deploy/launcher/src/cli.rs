@@ -119,6 +119,9 @@ pub(crate) struct ComputeArgs {
     /// Launch every kernel by itself rather than recorded passes.
     #[arg(long, env = "TESSERA_NO_CUDA_GRAPHS")]
     pub(crate) no_cuda_graphs: bool,
+    /// Begin no kernel before the one ahead of it has ended.
+    #[arg(long, env = "TESSERA_NO_CUDA_OVERLAP")]
+    pub(crate) no_cuda_overlap: bool,
 }
 
 /// How the front door is opened.

@@ -147,6 +147,7 @@ __device__ __forceinline__ void attend_all(const Source& source, const WarpQueri
 template <int HD>
 __device__ __forceinline__ void attend_chunk(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables, const AttendTile* tiles, bf16* out,
                                              int heads, int kv_heads, float scale) {
+    wait_for_kernels_ahead();
     const AttendTile tile = tiles[blockIdx.y];
     const int parts = int(gridDim.x) / kv_heads, kv_head = int(blockIdx.x) / parts, group = heads / kv_heads;
     // Queries are counted by row and by head within.
@@ -168,6 +169,7 @@ __device__ __forceinline__ void attend_chunk(const bf16* qkv, const bf16* keys, 
 
 template <int HD>
 __device__ __forceinline__ void attend_image(const bf16* qkv, const AttendTile* tiles, bf16* out, int heads, float scale) {
+    wait_for_kernels_ahead();
     const AttendTile tile = tiles[blockIdx.y];
     const int head = int(blockIdx.x), span = tile.table, first = warp_id() * QUERIES;
     WarpQueries queries;
@@ -184,12 +186,12 @@ __device__ __forceinline__ void attend_image(const bf16* qkv, const AttendTile* 
 
 #define ATTEND_CHUNK(HD)                                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(CHUNK_WARPS * WARP_LANES, 1)                                                                                \
-        attend_chunk_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables,      \
-                          const AttendTile* __restrict__ tiles, bf16* __restrict__ out, int heads, int kv_heads, float scale) {                              \
+        attend_chunk_##HD(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables,                                                          \
+                          const AttendTile* tiles, bf16* __restrict__ out, int heads, int kv_heads, float scale) {                                           \
         attend_chunk<HD>(qkv, keys, values, tables, tiles, out, heads, kv_heads, scale);                                                                     \
     }                                                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(IMAGE_WARPS * WARP_LANES, HD > 64 ? 2 : 3)                                                                  \
-        attend_image_##HD(const bf16* __restrict__ qkv, const AttendTile* __restrict__ tiles, bf16* __restrict__ out, int heads, float scale) {              \
+        attend_image_##HD(const bf16* qkv, const AttendTile* tiles, bf16* __restrict__ out, int heads, float scale) {                                        \
         attend_image<HD>(qkv, tiles, out, heads, scale);                                                                                                     \
     }
 ATTEND_CHUNK(32)

@@ -89,6 +89,7 @@ struct SplitAt {
 template <int HD>
 __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables, const AttendRow* rows,
                                              float* partials, int heads, int kv_heads, int count, float scale) {
+    wait_for_kernels_ahead();
     DYNAMIC_SHARED(uint4, shared_keys);
     uint4 *shared_values = shared_keys + SPLIT_PIECES<HD>, *queries = shared_values + SPLIT_PIECES<HD>;
     SplitExchange& exchange = *reinterpret_cast<SplitExchange*>(queries + QUERY_PIECES<HD>);
@@ -160,6 +161,7 @@ constexpr int COMBINED = WARP_LANES;
 /// all before it, and no more. Meanwhile the next ones are under way.
 template <int HD>
 __device__ __forceinline__ void attend_combine(const float* partials, const AttendRow* rows, bf16* out, int heads) {
+    wait_for_kernels_ahead();
     constexpr int NUMBERS = PARTIAL_HEAD + HD, PIECES = NUMBERS / 4;
     __shared__ uint4 shared[2][COMBINED * PIECES];
     const int head = int(blockIdx.x), column = int(threadIdx.x);
@@ -202,12 +204,12 @@ __device__ __forceinline__ void attend_combine(const float* partials, const Atte
 
 #define ATTEND_SPLIT(HD)                                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(SPLIT_THREADS, 3)                                                                                           \
-        attend_split_##HD(const bf16* __restrict__ qkv, const bf16* __restrict__ keys, const bf16* __restrict__ values, const int* __restrict__ tables,      \
-                          const AttendRow* __restrict__ rows, float* __restrict__ partials, int heads, int kv_heads, int count, float scale) {               \
+        attend_split_##HD(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables,                                                          \
+                          const AttendRow* rows, float* __restrict__ partials, int heads, int kv_heads, int count, float scale) {                            \
         attend_split<HD>(qkv, keys, values, tables, rows, partials, heads, kv_heads, count, scale);                                                          \
     }                                                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(HD)                                                                                                         \
-        attend_combine_##HD(const float* __restrict__ partials, const AttendRow* __restrict__ rows, bf16* __restrict__ out, int heads) {                     \
+        attend_combine_##HD(const float* partials, const AttendRow* rows, bf16* __restrict__ out, int heads) {                                               \
         attend_combine<HD>(partials, rows, out, heads);                                                                                                      \
     }
 ATTEND_SPLIT(32)

@@ -19,6 +19,7 @@ __device__ __forceinline__ float dummy_level(u32 level, float centre, float spre
 /// Grid (rows, any) x 256.
 extern "C" __global__ void __launch_bounds__(256)
     fill_dummy(bf16* out, u64 key, long long first_row, int first_col, int cols, float centre, float spread) {
+    wait_for_kernels_ahead();
     u64 row_key = mix(key ^ u64(first_row + blockIdx.x));
     out += size_t(blockIdx.x) * cols;
     auto fill = [&](auto width, int i) {

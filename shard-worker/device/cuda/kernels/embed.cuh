@@ -4,6 +4,7 @@
 /// (an image feature goes there). Grid (rows, any) x 256.
 extern "C" __global__ void __launch_bounds__(256)
     embed(const bf16* table, int first, int held, const int* tokens, float* x, int dim) {
+    wait_for_kernels_ahead();
     int token = tokens[blockIdx.x];
     if (token < 0) return;
     bool here = token >= first && token - first < held;
@@ -27,13 +28,16 @@ __device__ __forceinline__ void copy_row(const T* from, const int* rows, U* out,
 
 extern "C" __global__ void __launch_bounds__(256)
     copy_rows_ff(const float* from, const int* rows, float* out, const int* to, int cols) {
+    wait_for_kernels_ahead();
     copy_row(from, rows, out, to, cols);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_rows_wf(const bf16* from, const int* rows, float* out, const int* to, int cols) {
+    wait_for_kernels_ahead();
     copy_row(from, rows, out, to, cols);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_rows_ww(const bf16* from, const int* rows, bf16* out, const int* to, int cols) {
+    wait_for_kernels_ahead();
     copy_row(from, rows, out, to, cols);
 }

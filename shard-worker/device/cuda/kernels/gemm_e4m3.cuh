@@ -60,7 +60,8 @@ __device__ __forceinline__ e4m3 to_e4m3(float x) {
 /// quantise_rows: out[row] = w[row] / scales[row], rounded to e4m3, the row's largest number becoming 448, in the order of
 /// e4m3_place; k is a multiple of 16. A row of zeros has scale 1; a row with a number that is not finite has scale NaN.
 ///   grid n, block 256; limit: memory, 5 bytes a number (the row is read again from L1 or L2)
-extern "C" __global__ void __launch_bounds__(256) quantise_rows(const bf16* __restrict__ w, e4m3* __restrict__ out, float* __restrict__ scales, int k) {
+extern "C" __global__ void __launch_bounds__(256) quantise_rows(const bf16* w, e4m3* __restrict__ out, float* __restrict__ scales, int k) {
+    wait_for_kernels_ahead();
     __shared__ float of_warps[256 / WARP_LANES];
     const bf16* row = w + size_t(blockIdx.x) * k;
     float most = 0;

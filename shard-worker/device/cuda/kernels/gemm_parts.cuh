@@ -59,18 +59,21 @@ __device__ __forceinline__ void multiply_part(const Product<W>& of, float* parti
 }
 
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-    gemm_part(const bf16* __restrict__ x, const bf16* __restrict__ w, float* __restrict__ partials, int m, int n, int k) {
+    gemm_part(const bf16* x, const bf16* w, float* __restrict__ partials, int m, int n, int k) {
+    wait_for_kernels_ahead();
     multiply_part<Tile>(Product<bf16>{x, w, nullptr, m, n, k}, partials);
 }
 
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-    gemm_part8(const bf16* __restrict__ x, const e4m3* __restrict__ w, const float* __restrict__ scales, float* __restrict__ partials, int m, int n, int k) {
+    gemm_part8(const bf16* x, const e4m3* w, const float* scales, float* __restrict__ partials, int m, int n, int k) {
+    wait_for_kernels_ahead();
     multiply_part<Tile8>(Product<e4m3>{x, w, scales, m, n, k}, partials);
 }
 
 /// `numbers` are m n, below 2^31; `scales` is null where weights are bf16.
 template <class Out>
 __device__ __forceinline__ void gemm_join(const float* partials, const float* scales, Out* out, int numbers, int n) {
+    wait_for_kernels_ahead();
     for_numbers(numbers, [=](auto width, long long i) {
         constexpr int N = decltype(width)::N;
         Run<N> total{};
@@ -85,9 +88,9 @@ __device__ __forceinline__ void gemm_join(const float* partials, const float* sc
     });
 }
 
-extern "C" __global__ void gemm_join_w(const float* __restrict__ partials, const float* __restrict__ scales, bf16* __restrict__ out, int numbers, int n) {
+extern "C" __global__ void gemm_join_w(const float* partials, const float* scales, bf16* __restrict__ out, int numbers, int n) {
     gemm_join(partials, scales, out, numbers, n);
 }
-extern "C" __global__ void gemm_join_f(const float* __restrict__ partials, const float* __restrict__ scales, float* __restrict__ out, int numbers, int n) {
+extern "C" __global__ void gemm_join_f(const float* partials, const float* scales, float* __restrict__ out, int numbers, int n) {
     gemm_join(partials, scales, out, numbers, n);
 }

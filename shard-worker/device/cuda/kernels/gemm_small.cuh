@@ -164,6 +164,8 @@ __device__ __forceinline__ void multiply_small(const Product<W>& of, Out* out, u
     int begin = segment_begin(warp_id(), of.k) * GEMM_CHUNK, end = segment_begin(warp_id() + 1, of.k) * GEMM_CHUNK;
     Stream weights(of, shared, begin, end);
     for (int i = 0; i < Stream::ENTRIES - 1; i++) weights.copy_next();
+    // The host launches nothing that overlaps a kernel which writes weights, so their stream begins while the one ahead runs.
+    wait_for_kernels_ahead();
     int turn = 0;
     for (int first = int(blockIdx.x) * F; first < of.n; first += int(gridDim.x) * F) {
         float sums[FEATURE_TILES * ROW_TILES][4] = {};
@@ -208,11 +210,11 @@ __device__ __forceinline__ void gemm_small(const Product<W>& of, Out* out) {
 
 #define GEMM_SMALL(suffix, Out)                                                                                                       \
     extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                                     \
-        gemm_small_##suffix(const bf16* __restrict__ x, const bf16* __restrict__ w, Out* __restrict__ out, int m, int n, int k) {     \
+        gemm_small_##suffix(const bf16* x, const bf16* w, Out* __restrict__ out, int m, int n, int k) {                               \
         gemm_small(Product<bf16>{x, w, nullptr, m, n, k}, out);                                                                       \
     }                                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                                     \
-        gemm_small8_##suffix(const bf16* __restrict__ x, const e4m3* __restrict__ w, const float* __restrict__ scales, Out* __restrict__ out, int m, \
+        gemm_small8_##suffix(const bf16* x, const e4m3* w, const float* scales, Out* __restrict__ out, int m,                                        \
                              int n, int k) {                                                                                          \
         gemm_small(Product<e4m3>{x, w, scales, m, n, k}, out);                                                                        \
     }

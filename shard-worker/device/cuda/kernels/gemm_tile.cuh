@@ -248,6 +248,7 @@ __device__ __forceinline__ void write_sums(const Product<W>& of, const TilePlace
 
 template <class Shape, class W, class Out>
 __device__ __forceinline__ void gemm_tile(const Product<W>& of, Out* out) {
+    wait_for_kernels_ahead();
     DYNAMIC_SHARED(uint4, shared);
     const TilePlace place = tile_place<Shape>(of.m, of.n);
     Totals<Shape> totals(shared + Shape::template ALL_PIECES<W>);
@@ -264,12 +265,12 @@ __device__ __forceinline__ void gemm_tile(const Product<W>& of, Out* out) {
 
 #define GEMM_TILE(name, Shape, Out)                                                                                              \
     extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                              \
-        name(const bf16* __restrict__ x, const bf16* __restrict__ w, Out* __restrict__ out, int m, int n, int k) {              \
+        name(const bf16* x, const bf16* w, Out* __restrict__ out, int m, int n, int k) {                                        \
         gemm_tile<Shape>(Product<bf16>{x, w, nullptr, m, n, k}, out);                                                          \
     }
 #define GEMM_TILE8(name, Shape, Out)                                                                                             \
     extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)                                                              \
-        name(const bf16* __restrict__ x, const e4m3* __restrict__ w, const float* __restrict__ scales, Out* __restrict__ out, int m, int n, int k) { \
+        name(const bf16* x, const e4m3* w, const float* scales, Out* __restrict__ out, int m, int n, int k) { \
         gemm_tile<Shape>(Product<e4m3>{x, w, scales, m, n, k}, out);                                                           \
     }
 GEMM_TILE(gemm_tile_w, Tile, bf16)

@@ -24,6 +24,7 @@ constexpr u32 EDIT_PENALISE = 2;
 /// `edits_begin..edits_end` of the row. Grid rows x 256.
 extern "C" __global__ void __launch_bounds__(256)
     edit_logits(float* logits, int parts, int rows, int part, const SampleRow* row_params, const SampleEdit* edits) {
+    wait_for_kernels_ahead();
     const SampleRow params = row_params[blockIdx.x];
     for (u32 i = params.edits_begin + threadIdx.x; i < params.edits_end; i += blockDim.x) {
         SampleEdit edit = edits[i];
@@ -90,6 +91,22 @@ struct LogitRow {
                 if (id + i < vocab) body(four.v[i], id + i);
         }
     }
+
+    /// The same in the same order, with several runs under way, for bodies that leave it the registers.
+    template <class Body>
+    __device__ void for_ids_ahead(Body body) const {
+        constexpr int LINE = LOGIT_THREADS * 4, LINES = 4;
+        for (int first = int(threadIdx.x) * 4; first < vocab; first += LINES * LINE) {
+            FourLogits fours[LINES];
+#pragma unroll
+            for (int line = 0; line < LINES; line++)
+                if (first + line * LINE < vocab) fours[line] = four(first + line * LINE);
+#pragma unroll
+            for (int line = 0; line < LINES; line++)
+                for (int i = 0; i < 4; i++)
+                    if (first + line * LINE + i < vocab) body(fours[line].v[i], first + line * LINE + i);
+        }
+    }
 };
 
 __device__ __forceinline__ LogitRow logit_row(const float* logits, int rows, int part, int vocab) {
@@ -111,7 +128,7 @@ __device__ __forceinline__ Best find_best(const LogitRow& row) {
     __shared__ u64 of_warps[LOGIT_WARPS];
     u32 highest = 0;
     int first = 0;
-    row.for_ids([&](float logit, int id) {
+    row.for_ids_ahead([&](float logit, int id) {
         u32 key = logit_key(logit);
         if (key > highest) highest = key, first = id;
     });

@@ -45,6 +45,7 @@ __device__ __forceinline__ void write_top(const LogitRow& row, Best best, double
 /// most MAX_TOP, is more than the vocabulary the rest has ids of all ones. Grid rows x 1024.
 extern "C" __global__ void __launch_bounds__(LOGIT_THREADS, 1)
     logprobs(const float* logits, int /*parts*/, int rows, int part, int vocab, const int* chosen, int top, float* out) {
+    wait_for_kernels_ahead();
     __shared__ Scratch scratch;
     LogitRow row = logit_row(logits, rows, part, vocab);
     out += size_t(blockIdx.x) * (1 + 2 * top);

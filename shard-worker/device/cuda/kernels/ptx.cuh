@@ -50,11 +50,16 @@ __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/// Loads what nobody reads again, such as a weight: past the first cache, and never written while the kernel runs.
-__device__ __forceinline__ uint4 load_once(const uint4* p) {
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
+/// A kernel may be launched while the one ahead of it in the stream still runs (programmatic dependent launch, from sm_90 on). Every
+/// kernel calls this before it touches what a kernel writes, on every way through it: it waits until the kernel ahead has
+/// ended and what that wrote is there, and then lets the next be launched. So all kernels before the one ahead have ended,
+/// too. What a kernel reads is for that reason never `const __restrict__`: the compiler would take it for constant from the
+/// kernel's beginning on, and read it earlier. tools/sass.py proves both of the machine code.
+__device__ __forceinline__ void wait_for_kernels_ahead() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /// 2^x, within 2 units in the last place; 0 for -inf.

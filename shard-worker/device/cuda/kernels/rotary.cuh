@@ -27,6 +27,7 @@ __device__ __forceinline__ void for_heads(int cols, int head_dim, Body body) {
 /// Turns queries and keys in place. Grid (rows, any) x 256.
 extern "C" __global__ void __launch_bounds__(256)
     rotate(bf16* qkv, const float* cos_sin, const int* positions, int heads, int kv_heads, int head_dim) {
+    wait_for_kernels_ahead();
     qkv += size_t(blockIdx.x) * (heads + 2 * kv_heads) * head_dim;
     cos_sin += size_t(positions[blockIdx.x]) * head_dim;
     for_heads((heads + kv_heads) * head_dim, head_dim, [&](auto width, int i) {
@@ -40,6 +41,7 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     rotate_store(bf16* qkv, const float* cos_sin, const int* positions, const int* slots, bf16* keys, bf16* values, int heads,
                  int kv_heads, int head_dim) {
+    wait_for_kernels_ahead();
     int slot = slots[blockIdx.x];
     qkv += size_t(blockIdx.x) * (heads + 2 * kv_heads) * head_dim;
     cos_sin += size_t(positions[blockIdx.x]) * head_dim;

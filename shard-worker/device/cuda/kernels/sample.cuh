@@ -36,6 +36,7 @@ __device__ __forceinline__ int draw(const LogitRow& row, Best best, const Sample
 /// `[parts][rows][part]`, `vocab` of the ids count. Grid rows x 1024.
 extern "C" __global__ void __launch_bounds__(LOGIT_THREADS, 1)
     sample(const float* logits, int /*parts*/, int rows, int part, int vocab, const SampleRow* row_params, u32* tokens, int* finite) {
+    wait_for_kernels_ahead();
     __shared__ Scratch scratch;
     LogitRow row = logit_row(logits, rows, part, vocab);
     Best best = find_best(row);

@@ -139,6 +139,9 @@ struct Machine {
     const char* barrier_file;
     int barrier_line;
 
+    /// Calls of `wait_for_kernels_ahead` in this launch.
+    size_t waited;
+
     uint64_t shuffle_state = 0x9e3779b97f4a7c15;
     char *stacks = nullptr, *dynamic_end = nullptr;
 
@@ -320,9 +323,10 @@ inline void check_launch(dim3 grid, dim3 block, size_t dynamic_bytes) {
     if (dynamic_bytes > MAX_SHARED) fail("more dynamic shared memory than a device has");
 }
 
-/// Runs `kernel()` in every thread of a grid and returns when all have ended. One launch at a time in a process.
+/// Runs `kernel()` in every thread of a grid and returns when all have ended, with whether each has waited once for the
+/// kernels ahead. One launch at a time in a process.
 template <class Kernel>
-void launch(dim3 grid, dim3 block, size_t dynamic_bytes, Kernel kernel) {
+bool launch(dim3 grid, dim3 block, size_t dynamic_bytes, Kernel kernel) {
     check_launch(grid, block, dynamic_bytes);
     std::lock_guard<std::mutex> guard(machine.one_launch);
     reserve_memory();
@@ -330,6 +334,7 @@ void launch(dim3 grid, dim3 block, size_t dynamic_bytes, Kernel kernel) {
     machine.grid = grid, machine.block = block, machine.dynamic_bytes = dynamic_bytes;
     machine.body = [](void* kernel) { (*static_cast<Kernel*>(kernel))(); };
     machine.argument = &kernel;
+    machine.waited = 0;
     machine.threads.resize(MAX_THREADS);
     machine.warps.assign((count + WARP - 1) / WARP, Warp{});
     // Blocks may run in any order on a device: forwards and backwards by turns.
@@ -340,6 +345,7 @@ void launch(dim3 grid, dim3 block, size_t dynamic_bytes, Kernel kernel) {
         machine.block_index = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)};
         run_block(count);
     }
+    return machine.waited == blocks * count;
 }
 
 }  // namespace cpucuda

@@ -92,11 +92,13 @@ struct Cache {
     std::vector<int> lengths;
     int stride;
     Buffer<bf16> keys, values;
-    Buffer<int> tables;
+    /// They end where the memory does that a kernel may read.
+    Buffer<int> memory;
+    int* tables;
 
     Cache(Heads heads, const std::vector<int>& lengths, uint64_t seed)
         : heads(heads), lengths(lengths), stride(ceil_div(*std::max_element(lengths.begin(), lengths.end()), 16) + 2), keys(numbers()), values(numbers()),
-          tables(lengths.size() * size_t(stride)) {
+          memory((lengths.size() * size_t(stride) + 63) / 64 * 64), tables(memory.get() + memory.size() - lengths.size() * size_t(stride)) {
         Random random(seed);
         std::vector<int> blocks(lengths.size() * size_t(stride));
         std::iota(blocks.begin(), blocks.end(), 0);
@@ -154,7 +156,7 @@ std::vector<bf16> split_and_combine(const Cache<HD>& cache, const Buffer<bf16>& 
     auto split = OF_HEAD_DIM(attend_split);
     auto combine = OF_HEAD_DIM(attend_combine);
     cpucuda::launch({unsigned(kv_heads), grid_y ? grid_y : unsigned(splits)}, 128, size_t(544 * HD + 5376), [&] {
-        split(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables.get(), device_rows.get(), partials.get(), heads, kv_heads, count, SCALE);
+        split(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables, device_rows.get(), partials.get(), heads, kv_heads, count, SCALE);
     });
     cpucuda::launch({unsigned(heads), unsigned(count)}, unsigned(HD), 0, [&] { combine(partials.get(), device_rows.get(), out.get(), heads); });
     return out.copy();
@@ -169,7 +171,7 @@ std::vector<bf16> chunk(const Cache<HD>& cache, const Buffer<bf16>& qkv, std::ve
     Buffer<bf16> out(qkv.size() / size_t(cache.heads.row()) * size_t(heads));
     auto kernel = OF_HEAD_DIM(attend_chunk);
     cpucuda::launch({unsigned(kv_heads * ceil_div(most * cache.heads.group(), 128)), unsigned(tiles.size())}, 256, size_t(768 * HD), [&] {
-        kernel(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables.get(), device_tiles.get(), out.get(), cache.heads.heads, cache.heads.kv_heads,
+        kernel(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables, device_tiles.get(), out.get(), cache.heads.heads, cache.heads.kv_heads,
                SCALE);
     });
     return out.copy();

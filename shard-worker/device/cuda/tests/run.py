@@ -72,15 +72,22 @@ def mutate(source: pathlib.Path, out: pathlib.Path, number: int, mutation: Mutat
     return f"FAILED  {name} is not noticed", 0, 1
 
 
+def first_of_each_file() -> list[Mutation]:
+    files: dict[str, Mutation] = {}
+    for mutation in MUTATIONS:
+        files.setdefault(mutation.file, mutation)
+    return list(files.values())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--mutations", action="store_true")
+    parser.add_argument("--mutations", choices=["all", "some"])
     parser.add_argument("tests", nargs="*")
-    args = parser.parse_args()
+    args = parser.parse_args([{"--mutations": "--mutations=all"}.get(arg, arg) for arg in sys.argv[1:]])
     names = args.tests or sorted(path.stem for path in (args.source / "tests").glob("*.cpp"))
-    mutations = [mutation for mutation in MUTATIONS if args.mutations and mutation.test in names]
+    mutations = [mutation for mutation in {"all": MUTATIONS, "some": first_of_each_file()}.get(args.mutations, []) if mutation.test in names]
     passed = failed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tests = [(name, pool.submit(test, args.source, args.out, name)) for name in names]

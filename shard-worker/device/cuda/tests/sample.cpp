@@ -146,6 +146,14 @@ void choosing() {
     test::fact("sample_chooses_what_the_cpu_chooses_for_random_parameters", [] { random_trials(600, 2, 300, 1); });
     test::fact("sample_chooses_what_the_cpu_chooses_in_large_vocabularies", [] { random_trials(40, 4000, 20000, 2); });
     test::fact("sample_chooses_what_the_cpu_chooses_beyond_one_look_of_the_block_a_warp", [] { random_trials(4, 140000, 150000, 3); });
+    test::fact("the_best_logit_is_found_wherever_it_lies", [] {
+        // A row for each of the looks of the block.
+        const int vocab = 70001;
+        test::Logits rows;
+        for (int best = 17; best < vocab; best += 4096) rows.emplace_back(vocab, -1.0f), rows.back()[size_t(best)] = 1;
+        Outcome got = run(rows, std::vector<SampleRow>(rows.size()), 1);
+        for (size_t r = 0; r < rows.size(); r++) test::expect(got.tokens[r] == u32(17 + 4096 * r), "row %zu: token %u", r, got.tokens[r]);
+    });
     test::fact("a_vocabulary_of_one_token_has_one_choice", [] {
         test::Random random(4);
         for (int trial = 0; trial < 20; trial++) test::expect(run({{-3}}, {random_params(random, 1)}, 1).tokens[0] == 0, "trial %d", trial);

@@ -8,10 +8,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import nvrtc
+import sass
 
 # Cubins for the devices in use; PTX for the driver to compile for any other.
 CUBINS = ["sm_80", "sm_89", "sm_90a"]
 PTX = ["compute_80", "compute_90"]
+# What is disassembled: the code of the devices on which kernels may be launched before the ones ahead have ended.
+DISASSEMBLED, OVERLAPPING_PTX = "sm_90a", "compute_90"
 KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '\w+'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
     r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)", re.DOTALL)
@@ -37,6 +40,7 @@ class Build:
 
     def __init__(self, cuda: pathlib.Path, source: pathlib.Path, out: pathlib.Path):
         self.compiler, self.ptxas, self.out = nvrtc.Compiler(cuda / "cuda_nvrtc" / "lib"), cuda / "cuda_nvcc" / "bin" / "ptxas", out
+        self.disassembler = cuda / "cu13" / "bin" / "nvdisasm"
         self.text = nvrtc.whole_text(source / "kernels")
 
     def ptx(self, arch: str) -> pathlib.Path:
@@ -54,13 +58,21 @@ class Build:
             ptx.unlink()
         return needs(done.stderr)
 
+    def machine_code(self) -> dict[str, sass.Code]:
+        return sass.read(self.disassembler, self.out / f"tessera.{DISASSEMBLED}.cubin")
+
+    def hurried_loads(self) -> list[str]:
+        """Loads that a driver's compiler may move before a kernel's wait: it takes what they read for constant."""
+        text = (self.out / f"tessera.{OVERLAPPING_PTX}.ptx").read_text()
+        return [f"{OVERLAPPING_PTX}: ld.global.nc"] if "ld.global.nc" in text else []
+
     def at_run_time(self, arch: str, names: list[str]) -> list[str]:
         """Kernels that are missing in the cubin that a worker would make for itself."""
         cubin = self.compiler.compile(self.text, arch)
         return [f"NVRTC left out {name}" for name in names if b"\0.text." + name.encode() + b"\0" not in cubin]
 
 
-def table(names: list[str], by_target: dict[str, dict[str, dict[str, int]]]) -> str:
+def table(names: list[str], by_target: dict[str, dict[str, dict[str, int]]], code: dict[str, sass.Code]) -> str:
     lines = [
         "# What the kernels need",
         "",
@@ -73,6 +85,17 @@ def table(names: list[str], by_target: dict[str, dict[str, dict[str, int]]]) -> 
     for name in names:
         cells = [f"{kernels[name]['registers']} / {kernels[name]['shared']}" for kernels in by_target.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"## What is in their code for {DISASSEMBLED}",
+        "",
+        "Instructions, not how often they run. Accesses of global and of shared memory are told by the bytes that each moves a thread:",
+        "`6x16, 7x4` are six of 16 bytes and seven of 4; copies go from global to shared memory by themselves. In brackets, how many are",
+        "in loops; divisions are those of whole numbers by what is not known beforehand. The build fails where a way through a",
+        "kernel leads to global memory without a wait for the kernels ahead (`tools/sass.py`). reading.md tells what all this showed.",
+        "",
+        *sass.table(names, code),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -101,8 +124,10 @@ def main() -> int:
         build.ptx(arch)
     with ThreadPoolExecutor() as pool:
         by_target = dict(zip(CUBINS, pool.map(build.cubin, CUBINS)))
+    code = build.machine_code()
     wrong = complaints(names, by_target) or build.at_run_time("sm_90", names)
-    report, text = args.source / "report.md", table(names, by_target) if not wrong else ""
+    wrong += sass.complaints(code) + sass.overlooked(code) + build.hurried_loads()
+    report, text = args.source / "report.md", table(names, by_target, code) if not wrong else ""
     if not wrong and args.check and (not report.exists() or report.read_text() != text):
         wrong.append("report.md is not what the tree compiles to: run build.sh")
     if wrong:
@@ -110,7 +135,7 @@ def main() -> int:
         return 1
     if not args.check:
         report.write_text(text)
-    print(f"{len(names)} kernels for {', '.join(CUBINS + PTX)} and by NVRTC alone; none spills")
+    print(f"{len(names)} kernels for {', '.join(CUBINS + PTX)} and by NVRTC alone; none spills, and all wait for the kernels ahead")
     return 0
 
 

@@ -6,7 +6,10 @@ use std::{
     fs,
     io::ErrorKind,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cudarc::driver::{result, sys};
@@ -18,9 +21,12 @@ use crate::DeviceError;
 /// Shared memory that a block may have without asking.
 const SHARED_UNASKED: u32 = 48 << 10;
 
-/// Rows from which a block each is enough, and blocks that share a row where there are fewer.
+/// Rows from which a block each is enough, and numbers of a row for each of the blocks that share it where there are fewer.
 const FEW_ROWS: usize = 64;
-const BLOCKS_OF_A_ROW: usize = 4;
+const NUMBERS_OF_A_BLOCK: usize = 2048;
+
+/// Kernels wait for the ones ahead where their PTX was made for this compute capability or a newer one (`ptx.cuh`).
+const WAITING_PTX: i32 = 90;
 
 macro_rules! kernels {
     ($($variant:ident = $name:literal),* $(,)?) => {
@@ -126,9 +132,10 @@ impl Geometry {
         Self { grid: [rows, 1, 1], block, shared: 0 }
     }
 
-    /// Rows that blocks share, where there are too few rows to keep a device busy; of the kernels that may be launched so.
-    pub(super) fn shared_rows(rows: usize) -> Self {
-        let blocks = if rows < FEW_ROWS { BLOCKS_OF_A_ROW } else { 1 };
+    /// Rows of so many numbers that blocks share, where there are too few rows to keep a device busy; of the kernels that may be
+    /// launched so. Eight numbers are then left to a thread.
+    pub(super) fn shared_rows(rows: usize, cols: usize) -> Self {
+        let blocks = if rows < FEW_ROWS { cols.div_ceil(NUMBERS_OF_A_BLOCK).max(1) } else { 1 };
         Self { grid: [rows, blocks, 1], block: 256, shared: 0 }
     }
 
@@ -143,6 +150,10 @@ pub(super) struct Kernels {
     context: Arc<Context>,
     module: sys::CUmodule,
     functions: Vec<sys::CUfunction>,
+    /// Whether kernels may be launched before the ones ahead have ended.
+    overlap: bool,
+    /// Whether the kernel that was launched last writes weights, which products read before they wait.
+    wrote_weights: AtomicBool,
 }
 
 // SAFETY: handles of the driver may be used from any thread on which the context is current.
@@ -150,15 +161,16 @@ unsafe impl Send for Kernels {}
 
 impl Kernels {
     /// Loads an image from `folder` or from `cubins` beside the program: the first that the device takes and that has all
-    /// kernels. Where there is none, the sources are compiled.
-    pub(super) fn load(context: &Arc<Context>, folder: Option<&Path>) -> Result<Self, DeviceError> {
+    /// kernels. Where there is none, the sources are compiled. With `overlaps`, kernels that wait for the ones ahead are launched
+    /// before those have ended.
+    pub(super) fn load(context: &Arc<Context>, folder: Option<&Path>, overlaps: bool) -> Result<Self, DeviceError> {
         let device = context.name();
         for path in image::candidates(&image::folders(folder), context.capability()) {
             let read = match fs::read(&path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 read => read.map_err(|error| DeviceError::Kernels(error.to_string())),
             };
-            match read.and_then(|image| Self::of_image(context, image)) {
+            match read.and_then(|image| Self::of_image(context, image, overlaps)) {
                 Ok(kernels) => {
                     info!(path = %path.display(), device, "kernels");
                     return Ok(kernels);
@@ -167,19 +179,29 @@ impl Kernels {
             }
         }
         info!(device, "no kernels that it takes were found; compiling them");
-        Self::of_image(context, compile::image(context.capability())?)
+        Self::of_image(context, compile::image(context.capability())?, overlaps)
     }
 
     /// The kernels of a cubin or of PTX.
-    fn of_image(context: &Arc<Context>, mut image: Vec<u8>) -> Result<Self, DeviceError> {
+    fn of_image(context: &Arc<Context>, mut image: Vec<u8>, overlaps: bool) -> Result<Self, DeviceError> {
         image.push(0);
         // SAFETY: an image is a cubin or PTX that ends with a zero; the driver checks what it reads.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(driver("loading kernels"))?;
-        let mut kernels = Self { context: context.clone(), module, functions: Vec::new() };
+        let mut kernels = Self {
+            context: context.clone(),
+            module,
+            functions: Vec::new(),
+            overlap: overlaps,
+            wrote_weights: AtomicBool::new(false),
+        };
         for (_, name) in Kernel::ALL {
             let text = CString::new(*name).unwrap_or_default();
             // SAFETY: the module was just loaded.
             let function = unsafe { result::module::get_function(module, text) }.map_err(driver(name))?;
+            let version = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+            // SAFETY: the function was just found.
+            let version = unsafe { result::function::get_function_attribute(function, version) }.map_err(driver(name))?;
+            kernels.overlap &= version >= WAITING_PTX;
             kernels.functions.push(function);
         }
         Ok(kernels)
@@ -203,7 +225,8 @@ impl Kernels {
             .map_err(driver("asking for shared memory"))
     }
 
-    /// Gives a kernel to the stream. Nothing is launched where the grid is empty.
+    /// Gives a kernel to the stream. Nothing is launched where the grid is empty. Where kernels overlap it may begin while the
+    /// one ahead ends, unless that writes weights, and waits for it by itself.
     pub(super) fn launch(&self, kernel: Kernel, geometry: Geometry, args: &[Arg]) -> Result<(), DeviceError> {
         if geometry.grid.contains(&0) {
             return Ok(());
@@ -214,19 +237,31 @@ impl Kernels {
         };
         let shared = int(geometry.shared)? as u32;
         let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| std::ptr::from_ref(&arg.0).cast_mut().cast()).collect();
+        let writes_weights = matches!(kernel, Kernel::FillDummy | Kernel::QuantiseRows);
+        let behind_weights = self.wrote_weights.swap(writes_weights, Ordering::Relaxed);
+        let mut overlapping = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: geometry.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: self.context.stream(),
+            attrs: &raw mut overlapping,
+            numAttrs: u32::from(self.overlap && !behind_weights),
+        };
         // SAFETY: `args` are what the kernel takes, each in its lowest bytes, and addresses are of live memory; all memory
-        // outlives its use, since it is given back to the one stream's order alone.
-        unsafe {
-            result::launch_kernel(
-                self.functions[kernel as usize],
-                (x, y, z),
-                (geometry.block, 1, 1),
-                shared,
-                self.context.stream(),
-                &mut pointers,
-            )
-        }
-        .map_err(driver(Kernel::ALL[kernel as usize].1))
+        // outlives its use, since it is given back to the one stream's order alone. Kernels that overlap wait for those ahead
+        // before they touch what those write, which `cuda/build.sh` proves of their code.
+        unsafe { sys::cuLaunchKernelEx(&config, self.functions[kernel as usize], pointers.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(driver(Kernel::ALL[kernel as usize].1))
     }
 }
 

@@ -119,7 +119,7 @@ impl CudaDevice {
                 how.centre.into(),
                 how.spread.into(),
             ];
-            self.kernels.launch(Kernel::FillDummy, Geometry::shared_rows(rows.len()), &args)?;
+            self.kernels.launch(Kernel::FillDummy, Geometry::shared_rows(rows.len(), cols), &args)?;
             to += (rows.len() * cols * 2) as u64;
         }
         Ok(())

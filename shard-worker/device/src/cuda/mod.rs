@@ -64,6 +64,8 @@ pub struct CudaConfig {
     pub workspace: Option<usize>,
     /// Whether passes of next tokens are recorded and replayed.
     pub records: bool,
+    /// Whether a kernel may begin while the one ahead of it ends, from compute capability 9.0 on.
+    pub overlaps: bool,
 }
 
 /// One GPU.
@@ -94,7 +96,7 @@ impl CudaDevice {
             return Err(DeviceError::Dtype { device: "cuda", known: "bf16", asked });
         }
         let context = Context::open(config.ordinal)?;
-        let kernels = Kernels::load(&context, config.kernels.as_deref())?;
+        let kernels = Kernels::load(&context, config.kernels.as_deref(), config.overlaps)?;
         gemm::prepare(&kernels, gemm::has_wide(&context))?;
         attention::prepare(&kernels)?;
         let (_, all) = context.memory()?;

@@ -146,7 +146,7 @@ impl Device for CudaDevice {
             out.address().into(),
             int(table.dim)?.into(),
         ];
-        self.kernels.launch(Kernel::Embed, Geometry::shared_rows(rows.rows), &args)
+        self.kernels.launch(Kernel::Embed, Geometry::shared_rows(rows.rows, table.dim), &args)
     }
 
     fn copy_rows(&self, from: &CudaTensor, rows: &[usize], out: &mut CudaTensor, to: &[usize]) -> Result<(), DeviceError> {
@@ -165,7 +165,7 @@ impl Device for CudaDevice {
         self.upload(places.address(), &indices)?;
         let behind = places.address() + (rows.len() * size_of::<i32>()) as u64;
         let args = [from.address().into(), places.address().into(), out.address().into(), behind.into(), int(from.cols)?.into()];
-        self.kernels.launch(kernel, Geometry::shared_rows(rows.len()), &args)
+        self.kernels.launch(kernel, Geometry::shared_rows(rows.len(), from.cols), &args)
     }
 
     fn rms_norm(&self, x: &CudaTensor, scale: &CudaVector, eps: f32, out: &mut CudaTensor) -> Result<(), DeviceError> {
@@ -215,7 +215,7 @@ impl Device for CudaDevice {
         holds("add_bias", x, Numbers::Working)?;
         agree("add_bias", "bias", bias.len, x.cols)?;
         let args = [x.address().into(), bias.memory.address().into(), int(x.cols)?.into()];
-        self.kernels.launch(Kernel::AddBias, Geometry::shared_rows(x.rows), &args)
+        self.kernels.launch(Kernel::AddBias, Geometry::shared_rows(x.rows, x.cols), &args)
     }
 
     fn swiglu(&self, gate_up: &CudaTensor, out: &mut CudaTensor) -> Result<(), DeviceError> {
@@ -223,7 +223,7 @@ impl Device for CudaDevice {
         holds("swiglu", out, Numbers::Working)?;
         shaped("swiglu", gate_up, out.rows, 2 * out.cols)?;
         let args = [gate_up.address().into(), out.address().into(), int(out.cols)?.into()];
-        self.kernels.launch(Kernel::Swiglu, Geometry::shared_rows(out.rows), &args)
+        self.kernels.launch(Kernel::Swiglu, Geometry::shared_rows(out.rows, out.cols), &args)
     }
 
     fn gelu_bias(&self, x: &mut CudaTensor, bias: Option<&CudaVector>) -> Result<(), DeviceError> {
@@ -234,7 +234,7 @@ impl Device for CudaDevice {
         let bias = bias.map_or(0, |bias| bias.memory.address());
         self.kernels.launch(
             Kernel::GeluBias,
-            Geometry::shared_rows(x.rows),
+            Geometry::shared_rows(x.rows, x.cols),
             &[x.address().into(), bias.into(), int(x.cols)?.into()],
         )
     }
@@ -250,7 +250,7 @@ impl Device for CudaDevice {
             int(heads.kv_heads)?.into(),
             int(heads.head_dim)?.into(),
         ];
-        self.kernels.launch(Kernel::Rotate, Geometry::shared_rows(rows.rows), &args)
+        self.kernels.launch(Kernel::Rotate, Geometry::shared_rows(rows.rows, qkv.cols), &args)
     }
 
     fn rotate_and_store(
@@ -277,7 +277,7 @@ impl Device for CudaDevice {
             int(heads.kv_heads)?.into(),
             int(heads.head_dim)?.into(),
         ];
-        self.kernels.launch(Kernel::RotateStore, Geometry::shared_rows(rows.rows), &args)
+        self.kernels.launch(Kernel::RotateStore, Geometry::shared_rows(rows.rows, qkv.cols), &args)
     }
 
     fn attend(

@@ -19,7 +19,8 @@ fn folder(name: &str, images: &[(&str, &str)]) -> PathBuf {
 
 fn opened(kernels: PathBuf) -> Result<CudaDevice, DeviceError> {
     tessera_test_gpu::open();
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false }, BF16)
+    let config = CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false, overlaps: true };
+    CudaDevice::new(&config, BF16)
 }
 
 /// The stand-in is a device of 9.0; what it refuses here are an image that is none and those for newer devices.
@@ -40,4 +41,18 @@ fn an_image_that_the_device_refuses_leaves_the_next_one() {
         Err(DeviceError::Library { library, .. }) => assert!(library.contains("nvrtc")),
         compiled => drop(compiled.unwrap()),
     }
+}
+
+/// The stand-in fails a kernel that may begin before the one ahead has ended and cannot wait for it.
+#[test]
+fn code_that_cannot_wait_for_the_kernels_ahead_is_launched_behind_them() {
+    if tessera_test_gpu::is_real() {
+        return;
+    }
+    let _turn = turn();
+    let device = opened(folder("cannot-wait", &[("compute_80.ptx", ".version 8.7\n.target sm_80\n")])).unwrap();
+    let (mut x, y) = (device.tensor(2, 8).unwrap(), device.working(2, 8).unwrap());
+    device.add(&mut x, &y).unwrap();
+    device.add(&mut x, &y).unwrap();
+    assert_eq!(device.read(&x).unwrap(), [0.0; 16]);
 }

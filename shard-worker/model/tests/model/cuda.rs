@@ -23,9 +23,16 @@ const BF16: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: None
 const FP8: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
 
 fn device(ordinal: usize, format: WeightFormat, records: bool, workspace: usize) -> CudaDevice {
+    device_of(&config(ordinal, records, workspace), format)
+}
+
+fn config(ordinal: usize, records: bool, workspace: usize) -> CudaConfig {
+    CudaConfig { ordinal, kernels: Some(tessera_test_gpu::kernels()), workspace: Some(workspace), records, overlaps: true }
+}
+
+fn device_of(config: &CudaConfig, format: WeightFormat) -> CudaDevice {
     tessera_test_gpu::open();
-    let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records }, format).unwrap()
+    CudaDevice::new(config, format).unwrap()
 }
 
 fn model(layout: &str, format: WeightFormat, records: bool) -> Model<CudaDevice> {
@@ -55,6 +62,17 @@ fn both_layouts_stay_near_the_f32_reference() {
         for case in &cases::all() {
             check_bf16(case, &forced(&mut driver, &mut model, case));
         }
+    }
+}
+
+/// A stand-in only tells kernels that do not wait for the ones ahead; whether the wait is enough shows on hardware.
+#[test]
+fn kernels_that_begin_while_the_ones_ahead_end_compute_the_same_bits() {
+    let apart = device_of(&CudaConfig { overlaps: false, ..config(0, false, WORKSPACE) }, BF16);
+    let mut apart = load("hf", apart, Box::new(Solo::default()), VisionParallel::Tensor);
+    let (mut overlapping, mut driver, mut other) = (model("hf", BF16, false), Driver::new(), Driver::new());
+    for case in &cases::all() {
+        assert!(forced(&mut driver, &mut overlapping, case) == forced(&mut other, &mut apart, case), "{}", case.name);
     }
 }
 

@@ -38,8 +38,8 @@ API CUresult cuFuncGetAttribute(int* value, int attribute, CUfunction handle) {
         *value = 0;
         if (attribute == MAX_THREADS_PER_BLOCK) *value = MAX_BLOCK;
         if (attribute == NUM_REGS) *value = REGISTERS_OF_THREAD;
-        if (attribute == PTX_VERSION || attribute == BINARY_VERSION)
-            *value = limits.major * 10 + limits.minor;
+        if (attribute == PTX_VERSION) *value = function.ptx_version;
+        if (attribute == BINARY_VERSION) *value = limits.major * 10 + limits.minor;
         if (attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES) *value = function.max_shared;
         return CUDA_SUCCESS;
     });

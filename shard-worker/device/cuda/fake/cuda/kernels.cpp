@@ -16,9 +16,9 @@ namespace fake {
 namespace {
 
 template <auto function, class... Arguments, size_t... I>
-void run(void (*)(Arguments...), void* const* arguments, Dim grid, Dim block, size_t shared, std::index_sequence<I...>) {
-    cpucuda::launch({grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared,
-                    [=] { function(*static_cast<std::remove_cv_t<Arguments>*>(arguments[I])...); });
+bool run(void (*)(Arguments...), void* const* arguments, Dim grid, Dim block, size_t shared, std::index_sequence<I...>) {
+    return cpucuda::launch({grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared,
+                           [=] { function(*static_cast<std::remove_cv_t<Arguments>*>(arguments[I])...); });
 }
 
 template <class... Arguments>
@@ -34,7 +34,7 @@ constexpr auto indices(void (*)(Arguments...)) {
 template <auto function>
 Kernel kernel(const char* name) {
     return {name, parameters(function), [](void* const* arguments, Dim grid, Dim block, size_t shared) {
-                run<function>(function, arguments, grid, block, shared, indices(function));
+                return run<function>(function, arguments, grid, block, shared, indices(function));
             }};
 }
 

@@ -20,8 +20,9 @@ struct Parameter {
 struct Kernel {
     const char* name;
     std::vector<Parameter> parameters;
-    /// Runs it; `arguments` point at the values, as those of cuLaunchKernel do.
-    void (*run)(void* const* arguments, Dim grid, Dim block, size_t shared_bytes);
+    /// Runs it; `arguments` point at the values, as those of cuLaunchKernel do. Gives whether all threads waited for the
+    /// kernels ahead.
+    bool (*run)(void* const* arguments, Dim grid, Dim block, size_t shared_bytes);
 };
 
 /// Null if there is none of this name.

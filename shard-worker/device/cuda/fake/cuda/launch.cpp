@@ -1,4 +1,5 @@
 // Launches: what CUDA refuses at the call, and what a kernel does when its turn comes.
+#include <algorithm>
 #include <cstring>
 
 #include "capture.h"
@@ -11,10 +12,15 @@ using namespace fake;
 
 namespace {
 
+/// Code for older devices has no wait for the kernels ahead: there is no such instruction.
+constexpr int WAITING_PTX = 90;
+
 struct Launch {
     std::shared_ptr<Function> function;
     Dim grid, block;
     size_t shared_bytes;
+    /// Launched so that it may begin before the kernel ahead has ended.
+    bool overlaps = false;
     std::vector<char> values;
     std::vector<size_t> offsets;
 
@@ -58,7 +64,12 @@ struct Launch {
                         static_cast<const void*>(address));
                 return CUDA_ERROR_ILLEGAL_ADDRESS;
             }
-        kernel.run(arguments().data(), grid, block, shared_bytes);
+        // Here all run one after the other; on a device these would meet what is half written.
+        const bool waited = kernel.run(arguments().data(), grid, block, shared_bytes) && function->ptx_version >= WAITING_PTX;
+        if (overlaps && !waited) {
+            fprintf(stderr, "fake cuda: %s: has threads that do not wait for the kernels ahead, and was launched as if they did\n", kernel.name);
+            return CUDA_ERROR_LAUNCH_FAILED;
+        }
         for (const char* address : addresses())
             if (is_overrun(address)) {
                 fprintf(stderr, "fake cuda: %s: wrote outside of an argument's memory\n", kernel.name);
@@ -77,7 +88,7 @@ CUresult check_dimensions(const Launch& launch) {
 }
 
 CUresult launch(CUfunction handle, Dim grid, Dim block, size_t shared_bytes, CUstream stream_handle, void** arguments,
-                void** extra) {
+                void** extra, bool overlaps = false) {
     return in_context([&](Context& context) {
         auto function = handles<Function>().find(handle);
         auto stream = find_stream(context, stream_handle);
@@ -85,7 +96,7 @@ CUresult launch(CUfunction handle, Dim grid, Dim block, size_t shared_bytes, CUs
         if (function->context.lock().get() != &context) return CUDA_ERROR_INVALID_CONTEXT;
         auto launch = std::make_shared<Launch>();
         launch->function = function;
-        launch->grid = grid, launch->block = block, launch->shared_bytes = shared_bytes;
+        launch->grid = grid, launch->block = block, launch->shared_bytes = shared_bytes, launch->overlaps = overlaps;
         if (CUresult error = check_dimensions(*launch)) return error;
         if (extra) return CUDA_ERROR_NOT_SUPPORTED;
         if (!arguments && !function->kernel.parameters.empty()) return CUDA_ERROR_INVALID_VALUE;
@@ -95,13 +106,16 @@ CUresult launch(CUfunction handle, Dim grid, Dim block, size_t shared_bytes, CUs
     });
 }
 
-constexpr unsigned ATTRIBUTE_COOPERATIVE = 2, ATTRIBUTE_CLUSTER = 4;
+constexpr unsigned COOPERATIVE = 2, CLUSTER = 4, PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+/// None, the window of the L2, how to wait, which cluster comes first, the priority, the domains of memory.
+constexpr unsigned HINTS[] = {0, 1, 3, 5, 8, 9, 10};
 
-/// Kernels that meet across blocks can't run here; other attributes are hints.
-bool needs_blocks_to_meet(const CUlaunchAttribute& attribute) {
+/// Kernels that meet across blocks can't run here, and what an attribute that is not known would change can't be told.
+bool is_taken(const CUlaunchAttribute& attribute) {
     auto& cluster = attribute.value.cluster;
-    if (attribute.id == ATTRIBUTE_CLUSTER) return size_t(cluster.x) * cluster.y * cluster.z > 1;
-    return attribute.id == ATTRIBUTE_COOPERATIVE && attribute.value.number;
+    if (attribute.id == CLUSTER) return size_t(cluster.x) * cluster.y * cluster.z <= 1;
+    if (attribute.id == COOPERATIVE) return !attribute.value.number;
+    return attribute.id == PROGRAMMATIC_STREAM_SERIALIZATION || std::ranges::find(HINTS, attribute.id) != std::end(HINTS);
 }
 
 }  // namespace
@@ -113,11 +127,15 @@ API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsig
 
 API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** arguments, void** extra) {
     if (!config || (config->numAttrs && !config->attrs)) return CUDA_ERROR_INVALID_VALUE;
-    for (unsigned i = 0; i < config->numAttrs; i++)
-        if (needs_blocks_to_meet(config->attrs[i])) return CUDA_ERROR_NOT_SUPPORTED;
+    bool overlaps = false;
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const CUlaunchAttribute& attribute = config->attrs[i];
+        if (!is_taken(attribute)) return CUDA_ERROR_NOT_SUPPORTED;
+        overlaps |= attribute.id == PROGRAMMATIC_STREAM_SERIALIZATION && attribute.value.number;
+    }
     return launch(function, {config->gridDimX, config->gridDimY, config->gridDimZ},
                   {config->blockDimX, config->blockDimY, config->blockDimZ}, config->sharedMemBytes, config->hStream, arguments,
-                  extra);
+                  extra, overlaps);
 }
 
 API CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,

@@ -24,16 +24,24 @@ bool is_image(const void* image) {
     return strstr(bytes, ".version") != nullptr;
 }
 
-/// Whether the device runs an image that tells what it was made for: "sm_89" or "sm_90a" near its beginning. A cubin is for
-/// devices of the same major version that are no older, PTX for all that are no older, and what ends with a letter for one
-/// device alone. A real cubin tells it elsewhere, and is taken to be right.
-bool is_for(const Limits& limits, const char* image) {
-    constexpr size_t BEGINNING = 256;
-    const std::string beginning(image, strnlen(image, BEGINNING));
-    const size_t at = beginning.find("sm_");
+/// What an image was made for, where it tells: "sm_89" or "sm_90a" near its beginning. A real cubin tells it elsewhere.
+struct Target {
     int number = 0;
     char letter = 0;
-    if (at == std::string::npos || sscanf(beginning.c_str() + at, "sm_%d%c", &number, &letter) < 1) return true;
+
+    explicit Target(const char* image) {
+        constexpr size_t BEGINNING = 256;
+        const std::string beginning(image, strnlen(image, BEGINNING));
+        const size_t at = beginning.find("sm_");
+        if (at != std::string::npos) sscanf(beginning.c_str() + at, "sm_%d%c", &number, &letter);
+    }
+};
+
+/// Whether the device runs an image. A cubin is for devices of the same major version that are no older, PTX for all that
+/// are no older, and what ends with a letter for one device alone. What does not tell is taken to be right.
+bool is_for(const Limits& limits, const Target& target, const char* image) {
+    const auto [number, letter] = target;
+    if (!number) return true;
     const int major = number / 10, minor = number % 10;
     const bool same = major == limits.major && minor == limits.minor, older = major == limits.major && minor <= limits.minor;
     if (isalpha(static_cast<unsigned char>(letter))) return same;
@@ -44,8 +52,11 @@ CUresult load(Context& context, CUmodule* module, const void* image) {
     if (!module || !image) return CUDA_ERROR_INVALID_VALUE;
     if (CUresult error = refuse_unsafe()) return error;
     if (!is_image(image)) return CUDA_ERROR_INVALID_IMAGE;
-    if (!is_for(context.switches.limits, static_cast<const char*>(image))) return CUDA_ERROR_NO_BINARY_FOR_GPU;
-    *module = handles<Module>().add<CUmodule>(std::make_shared<Module>(context.weak_from_this()));
+    const Limits& limits = context.switches.limits;
+    const Target target(static_cast<const char*>(image));
+    if (!is_for(limits, target, static_cast<const char*>(image))) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    const int ptx_version = target.number ? target.number : limits.major * 10 + limits.minor;
+    *module = handles<Module>().add<CUmodule>(std::make_shared<Module>(context.weak_from_this(), ptx_version));
     return CUDA_SUCCESS;
 }
 
@@ -90,7 +101,7 @@ API CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const ch
         if (!kernel) return CUDA_ERROR_NOT_FOUND;
         std::lock_guard guard(found->mutex);
         CUfunction& known = found->functions[name];
-        if (!known) known = handles<Function>().add<CUfunction>(std::make_shared<Function>(*kernel, found->context));
+        if (!known) known = handles<Function>().add<CUfunction>(std::make_shared<Function>(*kernel, found->context, found->ptx_version));
         *function = known;
         return CUDA_SUCCESS;
     });

@@ -253,19 +253,40 @@ void kernels() {
         OK(with(227 * 1024));
         THAT((life.download<int>(out, 2) == std::vector<int>{128, 128}));
     });
-    fact("cuLaunchKernelEx takes hints, and refuses clusters", [] {
+    fact("cuLaunchKernelEx takes hints, and refuses clusters and what it does not know", [] {
         Life life;
         CUdeviceptr x = life.upload(std::vector<float>{5}), out = life.memory(4);
         int n = 1;
         float by = 2;
         void* arguments[] = {&x, &out, &n, &by};
         CUlaunchAttribute attribute{};
-        attribute.id = 6, attribute.value.number = 1;
+        attribute.id = 8, attribute.value.number = 1;
         CUlaunchConfig config{1, 1, 1, 32, 1, 1, 0, nullptr, &attribute, 1};
         OK(cuLaunchKernelEx(&config, life.function("fake_scale"), arguments, nullptr));
         THAT(life.download<float>(out, 1)[0] == 10);
         attribute.id = 4, attribute.value.cluster = {2, 1, 1};
         GIVES(CUDA_ERROR_NOT_SUPPORTED, cuLaunchKernelEx(&config, life.function("fake_scale"), arguments, nullptr));
+        attribute.id = 1000;
+        GIVES(CUDA_ERROR_NOT_SUPPORTED, cuLaunchKernelEx(&config, life.function("fake_scale"), arguments, nullptr));
+    });
+    fact("a kernel that may begin before the one ahead has ended fails unless all its threads wait for it", [] {
+        auto result = [](const char* image, int all, bool overlaps) {
+            Life life;
+            CUmodule module;
+            CUfunction function;
+            OK(cuModuleLoadData(&module, image));
+            OK(cuModuleGetFunction(&function, module, "fake_copy_behind"));
+            CUdeviceptr x = life.upload(std::vector<float>(64, 5)), out = life.memory(256);
+            void* arguments[] = {&x, &out, &all};
+            CUlaunchAttribute attribute{};
+            attribute.id = 6, attribute.value.number = overlaps;
+            CUlaunchConfig config{2, 1, 1, 32, 1, 1, 0, nullptr, &attribute, 1};
+            CUresult launched = cuLaunchKernelEx(&config, function, arguments, nullptr), done = cuCtxSynchronize();
+            return launched ? launched : done;
+        };
+        const char *waits = ".version 8.7\n.target sm_90\n", *cannot = ".version 8.7\n.target sm_80\n";
+        THAT(result(waits, 1, true) == CUDA_SUCCESS && result(waits, 0, false) == CUDA_SUCCESS && result(cannot, 1, false) == CUDA_SUCCESS);
+        THAT(result(waits, 0, true) == CUDA_ERROR_LAUNCH_FAILED && result(cannot, 1, true) == CUDA_ERROR_LAUNCH_FAILED);
     });
     fact("occupancy falls with threads and with shared memory", [] {
         Life life;
