@@ -94,12 +94,13 @@ def read(disassembler: pathlib.Path, cubin: pathlib.Path) -> dict[str, Code]:
 
 
 def complaints(kernels: dict[str, Code]) -> list[str]:
-    """Kernels that touch memory, or end, without having waited; and loads that need not see what others wrote meanwhile."""
+    """Kernels that touch memory, end, or let the next begin without having waited; and loads that need not see what others
+    wrote meanwhile."""
     found = []
     for name, code in kernels.items():
         early = [code.instructions[i] for i in code.reached_without_waiting()]
         allowed = {"LDGSTS"} if WEIGHTS_AHEAD.fullmatch(name) else set()
-        found += [f"{name}: {i.name} {i.operands} before it waits" for i in early if i.base in GLOBAL - allowed or i.base == "EXIT"]
+        found += [f"{name}: {i.name} {i.operands} before it waits" for i in early if i.base in (GLOBAL - allowed) | {"EXIT", LET_NEXT_BEGIN}]
         found += [f"{name}: {i.name}: such a load may miss what an earlier kernel wrote" for i in code.instructions if i.base == "LDG" and "CONSTANT" in i.name]
         if not any(i.base == LET_NEXT_BEGIN for i in code.instructions):
             found.append(f"{name} never lets the next kernel begin")

@@ -143,6 +143,31 @@ impl Geometry {
     pub(super) fn numbers(numbers: usize, each: usize) -> Self {
         Self::rows(numbers.div_ceil(each), 256)
     }
+
+    /// As the driver wants it.
+    fn on(
+        self,
+        stream: sys::CUstream,
+        attrs: *mut sys::CUlaunchAttribute,
+        count: u32,
+    ) -> Result<sys::CUlaunchConfig, DeviceError> {
+        let [x, y, z] = self.grid.map(u32::try_from);
+        let (Ok(x), Ok(y), Ok(z)) = (x, y, z) else {
+            return Err(DeviceError::Shape { operation: "launch", detail: format!("a grid of {:?}", self.grid) });
+        };
+        Ok(sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: self.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: int(self.shared)? as u32,
+            hStream: stream,
+            attrs,
+            numAttrs: count,
+        })
+    }
 }
 
 /// The kernels, loaded onto a device.
@@ -231,11 +256,6 @@ impl Kernels {
         if geometry.grid.contains(&0) {
             return Ok(());
         }
-        let [x, y, z] = geometry.grid.map(u32::try_from);
-        let (Ok(x), Ok(y), Ok(z)) = (x, y, z) else {
-            return Err(DeviceError::Shape { operation: "launch", detail: format!("a grid of {:?}", geometry.grid) });
-        };
-        let shared = int(geometry.shared)? as u32;
         let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| std::ptr::from_ref(&arg.0).cast_mut().cast()).collect();
         let writes_weights = matches!(kernel, Kernel::FillDummy | Kernel::QuantiseRows);
         let behind_weights = self.wrote_weights.swap(writes_weights, Ordering::Relaxed);
@@ -244,18 +264,8 @@ impl Kernels {
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
-        let config = sys::CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: z,
-            blockDimX: geometry.block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shared,
-            hStream: self.context.stream(),
-            attrs: &raw mut overlapping,
-            numAttrs: u32::from(self.overlap && !behind_weights),
-        };
+        let attributes = u32::from(self.overlap && !behind_weights);
+        let config = geometry.on(self.context.stream(), &raw mut overlapping, attributes)?;
         // SAFETY: `args` are what the kernel takes, each in its lowest bytes, and addresses are of live memory; all memory
         // outlives its use, since it is given back to the one stream's order alone. Kernels that overlap wait for those ahead
         // before they touch what those write, which `cuda/build.sh` proves of their code.
