@@ -163,6 +163,16 @@ impl Config {
         ranks.most.map_or(wanted, |most| wanted.min(most))
     }
 
+    /// What an operator is told who asked for more tokens a step than the ranks have room for.
+    pub(crate) fn step_tokens_cut(&self, ranks: StepTokens) -> Option<String> {
+        let asked = self.step_tokens?;
+        let most = ranks.most.filter(|most| *most < asked)?;
+        Some(format!(
+            "step_tokens: the activations of {asked} tokens have no room in a rank's workspace; the largest that fits is \
+             {most}, and steps have no more"
+        ))
+    }
+
     /// The engine's limits for a model on a group with so many blocks, whose ranks say so of a step's tokens.
     pub(crate) fn engine(&self, spec: &ModelSpec, kv_blocks: u32, ranks: StepTokens) -> EngineConfig {
         EngineConfig {
@@ -194,5 +204,29 @@ impl StepTokens {
             advised: ranks.iter().map(|rank| rank.step_tokens).min().and_then(said),
             most: ranks.iter().filter_map(|rank| said(rank.most_step_tokens)).min(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(step_tokens: Option<usize>) -> Config {
+        let source = ModelSource::Folder("model".into());
+        Config { step_tokens, ..Config::new("replica", ([127, 0, 0, 1], 0).into(), "model", source, 1) }
+    }
+
+    #[test]
+    fn who_asks_for_more_tokens_a_step_than_fit_is_told_how_many_do() {
+        let ranks = [[8192, 9889], [4096, 4944], [512, 0]];
+        let ranks = ranks.map(|[step_tokens, most_step_tokens]| Loaded { step_tokens, most_step_tokens, ..Loaded::default() });
+        let ranks = StepTokens::of(&ranks);
+        let told = asking(Some(16_384)).step_tokens_cut(ranks).unwrap_or_default();
+        assert!(told.contains("16384 tokens") && told.contains("the largest that fits is 4944"), "{told}");
+        for (asked, steps) in [(None, 512), (Some(4944), 4944), (Some(16_384), 4944)] {
+            assert_eq!(asking(asked).step_tokens(ranks), steps);
+        }
+        assert_eq!(asking(Some(4944)).step_tokens_cut(ranks), None);
+        assert_eq!(asking(Some(1 << 20)).step_tokens_cut(StepTokens::default()), None, "nobody knows a bound");
     }
 }

@@ -257,8 +257,8 @@ impl Former {
                 self.degree.did();
                 let step_tokens = self.config.step_tokens(model.step_tokens);
                 info!(%epoch, kv_blocks = model.kv_blocks, tp = members.len(), step_tokens, "the group is ready");
-                if let Some(asked) = self.config.step_tokens.filter(|asked| *asked > step_tokens) {
-                    warn!(%epoch, "step_tokens: {asked} are more than a rank's workspace has room for; steps have the largest number that fits, {step_tokens}");
+                if let Some(cut) = self.config.step_tokens_cut(model.step_tokens) {
+                    warn!(%epoch, "{cut}");
                 }
                 Ok((members, model))
             }

@@ -5,7 +5,7 @@
 // and depends on no other row. The segments are then added in order, from 0, and rounded once. gemm_small gives each
 // segment to a warp, gemm_tile runs through them one after another, gemm_part has them in any block: the bits are the same.
 //
-// k is a multiple of 8, and of 16 where weights are e4m3; what is missing to a multiple of 64 counts as zeros. x and w begin
+// k is a multiple of 8, and of 16 where weights are e4m3; what is missing to a multiple of 64 counts as zeros. x, w and out begin
 // at multiples of 16 bytes.
 
 constexpr int GEMM_THREADS = 256;

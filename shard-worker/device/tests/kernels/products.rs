@@ -43,7 +43,7 @@ fn of_weight(format: WeightFormat, k: usize, i: usize) -> f32 {
     let number = number(1, i);
     match format.quantization {
         None => number,
-        Some(_) if i % k == 0 => 1.75,
+        Some(_) if i.is_multiple_of(k) => 1.75,
         Some(_) => CODES[(number.abs() * 128.0) as usize % CODES.len()].copysign(number),
     }
 }
