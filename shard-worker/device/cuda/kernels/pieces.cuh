@@ -8,8 +8,10 @@ constexpr int MMA_K = 16;
 /// Where a piece of a row of PIECES lies: the same piece of 8 neighbouring rows in 8 different groups of banks.
 template <int PIECES>
 __device__ __forceinline__ int piece_at(int row, int piece) {
-    static_assert(PIECES == 4 || PIECES % 8 == 0, "a row is 64 bytes or a multiple of 128");
-    return PIECES == 4 ? row * 4 + (piece ^ (row >> 1 & 3)) : row * PIECES + (piece & ~7) + ((piece ^ row) & 7);
+    static_assert(PIECES == 2 || PIECES == 4 || PIECES % 8 == 0, "a row is 32 bytes, 64 or a multiple of 128");
+    return PIECES == 2   ? row * 2 + (piece ^ (row >> 2 & 1))
+           : PIECES == 4 ? row * 4 + (piece ^ (row >> 1 & 3))
+                         : row * PIECES + (piece & ~7) + ((piece ^ row) & 7);
 }
 
 /// Number `i` of 4 that a lane has of d[16, 8] = a[16, k] b[k, 8]: its row and its column.

@@ -1,5 +1,5 @@
 // Facts about weights of 8 bits: how they are made and how they are multiplied.
-#include "harness.h"
+#include "e4m3.h"
 
 namespace {
 #include "../kernels/pieces.cuh"
@@ -9,25 +9,9 @@ namespace {
 #include "../kernels/gemm_tile.cuh"
 
 using test::Buffer;
+using test::meaning;
+using test::nearest;
 using test::Random;
-
-/// The format's table: 448 is the largest, 2^-9 the smallest.
-double meaning(unsigned code) {
-    unsigned exponent = code >> 3 & 15, mantissa = code & 7;
-    double size = exponent ? std::ldexp(8 + mantissa, int(exponent) - 10) : std::ldexp(mantissa, -9);
-    return code & 0x80 ? -size : size;
-}
-
-/// The code nearest to x; of two the even one, and of zeros the one with the sign of x.
-unsigned nearest(double x) {
-    const unsigned first = std::signbit(x) ? 0x80 : 0;
-    unsigned best = first;
-    for (unsigned code = first; code < first + 0x7f; code++) {
-        double was = std::fabs(meaning(best) - x), is = std::fabs(meaning(code) - x);
-        if (is < was || (is == was && code % 2 == 0)) best = code;
-    }
-    return best;
-}
 
 void codes() {
     test::fact("all_codes_are_widened_exactly", [] {
@@ -37,6 +21,9 @@ void codes() {
                 test::expect(low_half(widen_pair(code | other << 8 | 0xabcd0000u)) == float(meaning(code)), "code %x below %x", code, other);
                 test::expect(high_half(widen_pair(code << 8 | other | 0xabcd0000u)) == float(meaning(code)), "code %x above %x", code, other);
             }
+            const u32 four = 0x00a1u << 16 | 0xb2u << 8 | code;
+            test::expect(low_half(widen_bytes<0, 2>(four)) == float(meaning(code)) && high_half(widen_bytes<0, 2>(four)) == float(meaning(0xa1)), "bytes 0 and 2, %x", code);
+            test::expect(low_half(widen_bytes<1, 3>(four)) == float(meaning(0xb2)) && high_half(widen_bytes<1, 3>(code << 24 | four)) == float(meaning(code)), "bytes 1 and 3, %x", code);
             test::expect(std::signbit(low_half(widen_pair(code))) == (code >= 0x80), "the sign of %x", code);
         }
     });
