@@ -3,7 +3,7 @@
 # usage: tests/gpu.sh pack           where there is a toolchain: builds target/gpu, all that a GPU machine needs (no network there)
 #        tests/gpu.sh run [PHASE..]  on the GPU machine, in the same tree with target/gpu
 # phases, with the seconds that each may take:
-#   versions (20), kernels (150), cluster (90), nccl (60), limits (40), speed (120), speed8 (120): these by default; peer (240)
+#   versions (20), kernels (150), cluster (90), nccl (60), limits (40), speed (120), speed8 (240): these by default; peer (240)
 # Every row is printed as soon as it is known and kept in target/gpu/table.md. A phase that fails is named there; the exit status is
 # then 1.
 set -uo pipefail
@@ -110,21 +110,16 @@ limits() {
 }
 
 speed() { speed_of none; }
-speed8() { speed_of fp8; }
+speed8() { speed_of fp8 && long_contexts auto && long_contexts fp8; }
 
 # The 12B shape with made-up weights: decode, prefill, and an image, each beside its floor. TESSERA_SPEED_DEVICE=sim:h100 tries the
 # script where there is no GPU.
 speed_of() {
-    local quantization="$1" floors="$gpu/floors-$1.json" log="$gpu/up-$1.log" streams
+    local quantization="$1" floors="$gpu/floors-$1.json" log="$gpu/up-$1.log" streams up
     local whose; whose="$(accelerator)" || return 1
     "$tessera" bench --roofline --device "$whose" --quantization "$quantization" --json > "$floors" || return 1
     local begin; begin="$(date +%s.%N)"
-    "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" --quantization "$quantization" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
-    local up=$!
-    until grep -q '^ready ' "$log"; do
-        kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }
-        sleep 0.1
-    done
+    serve "$log" --quantization "$quantization" || return 1
     row "$quantization: started" "$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }'), $(grep -ao '[0-9.]* GB/s' "$log" | head -1)"
     for streams in 1 8 32 64; do
         # Twice, with other prompts: passes are recorded when they come the second time.
@@ -140,6 +135,29 @@ speed_of() {
     kill "$up"; wait "$up"
 }
 
+# Decode of 8 streams at 32k tokens over weights in fp8 and a cache as said.
+long_contexts() {
+    local cache="$1" floors="$gpu/floors-cache-$1.json" up
+    local whose; whose="$(accelerator)" || return 1
+    "$tessera" bench --roofline --device "$whose" --quantization fp8 --kv-cache-dtype "$cache" --json > "$floors" || return 1
+    serve "$gpu/up-cache-$cache.log" --quantization fp8 --kv-cache-dtype "$cache" || return 1
+    load "cache-$cache-warm" 8 8 1024 --output-tokens 24 && load "cache-$cache" 8 8 32640 --output-tokens 128 || return 1
+    local step; step="$(field "$gpu/bench-cache-$cache.json" inter_token_ms)"
+    row "fp8, cache $cache: decode, 8 streams at 32k" "a step $step ms, $whose floor/step $(over "$(floor "$floors" decode batch 8 context 32768)" "$step")"
+    kill "$up"; wait "$up"
+}
+
+# serve LOG OPTION..: starts the 12B shape with made-up weights, as process $up, and waits until it is ready.
+serve() {
+    local log="$1"; shift
+    "$tessera" up --device "${TESSERA_SPEED_DEVICE:-cuda}" "$@" --model pixtral-12b --load-format dummy --grpc 127.0.0.1:17220 --http 127.0.0.1:17221 > "$log" 2>&1 &
+    up=$!
+    until grep -q '^ready ' "$log"; do
+        kill -0 "$up" 2>/dev/null || { tail -5 "$log"; return 1; }
+        sleep 0.1
+    done
+}
+
 # Whose floors: the sim device's, or those of the GPU here. Others than these have none.
 accelerator() {
     local name="${TESSERA_SPEED_DEVICE:-$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)}" known
@@ -150,11 +168,12 @@ accelerator() {
     return 1
 }
 
-# floor FLOORS STEP NAME VALUE: milliseconds.
+# floor FLOORS STEP NAME VALUE ..: milliseconds of the first step that has these values.
 floor() {
     python3 -c 'import json, sys
-floors, step, name, value = sys.argv[1:]
-print(next(s["ms"] for s in json.load(open(floors))["steps"] if s["step"] == step and s[name] == int(value)))' "$@"
+floors, step, *pairs = sys.argv[1:]
+wanted = {name: int(value) for name, value in zip(pairs[::2], pairs[1::2])}
+print(next(s["ms"] for s in json.load(open(floors))["steps"] if s["step"] == step and all(s[name] == value for name, value in wanted.items())))' "$@"
 }
 
 # first NAME WHAT FLOOR: the time to the first token, beside its floor.

@@ -32,6 +32,7 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         dtype: config.dtype.clone(),
         vision_parallel: config.vision_parallel.to_string(),
         quantization: config.quantization.clone(),
+        kv_cache_dtype: config.kv_cache_dtype.clone(),
         ..Default::default()
     })
 }

@@ -3,8 +3,8 @@
 // A row's keys are taken in splits of 128, from position 0. In a split, score = q k^T by mma over the head's numbers in
 // order; weight = 2^((score - largest) scale log2 e), 0 for a key that the row does not see; the weighted values are
 // summed by mma over the keys in order from 0, weights rounded to bf16; the weights themselves are summed as add_quarter
-// and add_lanes say. Where the cache has e4m3, the mma take its numbers as bf16, which is exact; a score is then multiplied by its key's
-// scale, and a weight by its value's before it is rounded, in f32 both, so that no rounding is added to those of bf16.
+// and add_lanes say. Where the cache has e4m3, the mma take its numbers as bf16, which is exact; a score is then multiplied by
+// its key's scale, and a weight, once it is summed, by its value's before it is rounded to bf16, both in f32.
 // The splits are merged in order of position by merge_factors and merge. attend_split has a split computed by 4
 // warps, a quarter of the keys each and then a quarter of the head's columns each, and attend_combine merges;
 // attend_chunk has all of it done by one warp. The bits are the same.

@@ -109,7 +109,7 @@ struct Cache {
 
     Cache(Heads heads, const std::vector<int>& lengths, uint64_t seed)
         : heads(heads), lengths(lengths), stride(ceil_div(*std::max_element(lengths.begin(), lengths.end()), 16) + 2), keys(size()), values(size()),
-          tables(lengths.size() * size_t(stride)) {
+          tables((lengths.size() * size_t(stride) + 63) / 64 * 64) {
         Random random(seed);
         std::vector<int> blocks(lengths.size() * size_t(stride));
         std::iota(blocks.begin(), blocks.end(), 0);
@@ -118,13 +118,16 @@ struct Cache {
         for (size_t sequence = 0; sequence < lengths.size(); sequence++)
             for (int position = 0; position < lengths[sequence]; position++) {
                 const float size = position / 128 % 32 ? 0.6f : 1 + float(position) / 4096;
-                if (position % 16 == 0) tables[sequence * size_t(stride) + size_t(position / 16)] = blocks.back(), blocks.pop_back();
+                if (position % 16 == 0) tables[size_t(table(int(sequence)) + position / 16)] = blocks.back(), blocks.pop_back();
                 for (int head = 0; head < heads.kv_heads; head++) {
                     put(keys, 0, sequence, position, head, random, size);
                     put(values, 1, sequence, position, head, random, 1);
                 }
             }
     }
+
+    /// Where a sequence's table begins. The last one ends where the memory does, so that nobody reads beyond it unnoticed.
+    int table(int sequence) const { return int(tables.size()) - (int(lengths.size()) - sequence) * stride; }
 
     Rows rows(int which, int sequence, int count, int kv_head) const {
         Rows rows;
@@ -140,7 +143,7 @@ struct Cache {
     size_t index(size_t sequence, int position, int head) const { return (sequence * size_t(stride) * 16 + size_t(position)) * size_t(heads.kv_heads) + size_t(head); }
 
     void put(Buffer<KV>& of, int which, size_t sequence, int position, int head, Random& random, float size) {
-        const size_t block = size_t(tables[sequence * size_t(stride) + size_t(position / 16)]), at = index(sequence, position, head);
+        const size_t block = size_t(tables[size_t(table(int(sequence)) + position / 16)]), at = index(sequence, position, head);
         KV* to = of.get() + (block * size_t(heads.kv_heads) + size_t(head)) * BLOCK;
         std::vector<float> drawn;
         for (int i = 0; i < HD; i++) drawn.push_back(random.around(size));
@@ -197,7 +200,7 @@ template <int HD, class KV>
 std::vector<bf16> split_and_combine(const Cache<HD, KV>& cache, const Buffer<bf16>& qkv, std::vector<AttendRow> rows, unsigned grid_y) {
     const int heads = cache.heads.heads, kv_heads = cache.heads.kv_heads, count = int(rows.size());
     int splits = 0;
-    for (AttendRow& row : rows) row.table *= cache.stride, row.first = splits, splits += ceil_div(row.length, 128);
+    for (AttendRow& row : rows) row.table = cache.table(row.table), row.first = splits, splits += ceil_div(row.length, 128);
     Buffer<AttendRow> device_rows(rows);
     // No more than the rows' own splits: what is written beyond is noticed.
     Buffer<float> partials(size_t(heads) * size_t(splits) * (HD + 4));
@@ -215,7 +218,7 @@ template <int HD, class KV>
 std::vector<bf16> chunk(const Cache<HD, KV>& cache, const Buffer<bf16>& qkv, std::vector<AttendTile> tiles) {
     auto [heads, kv_heads] = cache.heads;
     int most = 0;
-    for (AttendTile& tile : tiles) tile.table *= cache.stride, most = std::max(most, tile.count);
+    for (AttendTile& tile : tiles) tile.table = cache.table(tile.table), most = std::max(most, tile.count);
     Buffer<AttendTile> device_tiles(tiles);
     Buffer<bf16> out(qkv.size() / size_t(cache.heads.row()) * size_t(heads));
     auto [kernel, shared] = chunk_kernel<HD, KV>();
