@@ -3,7 +3,8 @@
 # usage: tests/gpu.sh pack           where there is a toolchain: builds target/gpu, all that a GPU machine needs (no network there)
 #        tests/gpu.sh run [PHASE..]  on the GPU machine, in the same tree with target/gpu
 # phases, with the seconds that each may take, the default ones less than five minutes in all:
-#   versions (5), kernels (95), cluster (45), nccl (30), limits (20), speed (55), speed8 (45): these by default; peer (240)
+#   versions (5), kernels (95), cluster (45), nccl (30), limits (20), speed (55), speed8 (45): these by default;
+#   contexts (90), peer (240)
 # Every row is printed as soon as it is known and kept in target/gpu/table.md. A phase that fails is named there; the exit status is
 # then 1.
 set -uo pipefail
@@ -111,6 +112,7 @@ limits() {
 
 speed() { speed_of none; }
 speed8() { speed_of fp8; }
+contexts() { long_contexts auto && long_contexts fp8; }
 
 # The 12B shape with made-up weights: decode, prefill, and an image, each beside its floor. TESSERA_SPEED_DEVICE=sim:h100 tries the
 # script where there is no GPU.
@@ -156,6 +158,18 @@ decode() {
     row "$3, $2 streams at 1k" "$(field "$report" generated_tokens_per_second) tokens/s in all; a step $step ms, $whose floor/step $(over "$(floor "$floors" decode batch "$2")" "$step")"
 }
 
+# Decode of 8 streams at 32k tokens over weights in fp8 and a cache as said.
+long_contexts() {
+    local cache="$1" floors="$gpu/floors-cache-$1.json" whose up
+    whose="$(accelerator)" || return 1
+    "$tessera" bench --roofline --device "$whose" --quantization fp8 --kv-cache-dtype "$cache" --json > "$floors" || return 1
+    start fp8 --kv-cache-dtype "$cache" || return 1
+    load "cache-$cache-warm" 8 8 1024 --output-tokens 24 && load "cache-$cache" 8 8 32640 --output-tokens 128 || return 1
+    local step; step="$(field "$gpu/bench-cache-$cache.json" inter_token_ms)"
+    row "fp8, cache $cache: decode, 8 streams at 32k" "a step $step ms, $whose floor/step $(over "$(floor "$floors" decode batch 8 context 32768)" "$step")"
+    kill "$up"; wait "$up"
+}
+
 # Whose floors: the sim device's, or those of the GPU here. Others than these have none.
 accelerator() {
     local name="${TESSERA_SPEED_DEVICE:-$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)}" known
@@ -166,11 +180,12 @@ accelerator() {
     return 1
 }
 
-# floor FLOORS STEP NAME VALUE: milliseconds.
+# floor FLOORS STEP NAME VALUE ..: milliseconds of the first step that has these values.
 floor() {
     python3 -c 'import json, sys
-floors, step, name, value = sys.argv[1:]
-print(next(s["ms"] for s in json.load(open(floors))["steps"] if s["step"] == step and s[name] == int(value)))' "$@"
+floors, step, *pairs = sys.argv[1:]
+wanted = {name: int(value) for name, value in zip(pairs[::2], pairs[1::2])}
+print(next(s["ms"] for s in json.load(open(floors))["steps"] if s["step"] == step and all(s[name] == value for name, value in wanted.items())))' "$@"
 }
 
 # first NAME WHAT FLOOR: the time to the first token, beside its floor.
@@ -221,5 +236,5 @@ case "${1:-}" in
     pack) pack ;;
     run) shift; run "$@" ;;
     phase) trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT; "$2" ;;
-    *) sed -n '2,8p' "$0" | cut -c3-; exit 2 ;;
+    *) sed -n '2,9p' "$0" | cut -c3-; exit 2 ;;
 esac

@@ -20,12 +20,14 @@ pub struct Config {
     pub model: String,
     /// What the workers load.
     pub source: ModelSource,
-    /// What weights and cache are kept in: `f32` or `bf16`.
+    /// What weights and cache are kept in where nothing else is said: `f32` or `bf16`.
     pub dtype: String,
     /// How ranks share the encoding of images.
     pub vision_parallel: VisionParallel,
     /// What weights that may be quantised are kept in instead: `fp8`, or empty.
     pub quantization: String,
+    /// What keys and values are kept in instead: `fp8`, or empty.
+    pub kv_cache_dtype: String,
     /// Ranks: 1, 2, 4 or 8.
     pub tp: u16,
     /// Whether a group may be formed of fewer ranks where there are not enough, and grows when there are again.
@@ -142,6 +144,7 @@ impl Config {
             dtype: "bf16".into(),
             vision_parallel: VisionParallel::Auto,
             quantization: String::new(),
+            kv_cache_dtype: String::new(),
             tp,
             elastic: false,
             max_context: None,

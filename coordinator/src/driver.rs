@@ -7,7 +7,7 @@ use std::{
 };
 
 use tessera_engine::{ConfigError, Engine, Event};
-use tessera_proto::weight_format;
+use tessera_proto::number_format;
 use tessera_registry::Registry;
 use tessera_service::{Health, Phase, metrics as names};
 use tessera_types::{ModelSpec, SequenceId, StepOutput};
@@ -274,7 +274,7 @@ impl Driver {
         request.deadline = patience.map(|patience| now + patience);
         let bound = event_bound(&request, self.engine.config().max_context);
         let admission = self.engine.submit(now, request).map_err(|refusal| status::refusal(&refusal))?;
-        let format = weight_format(&self.config.dtype, &self.config.quantization);
+        let format = number_format(&self.config.dtype, &self.config.quantization, &self.config.kv_cache_dtype);
         let weights = Weights { fingerprint: self.state.borrow().fingerprint.clone(), format };
         Ok(self.sessions.open(id, admission, bound, weights))
     }

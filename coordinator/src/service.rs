@@ -36,14 +36,16 @@ pub(crate) struct Service {
     pub(crate) model: String,
     pub(crate) dtype: String,
     pub(crate) quantization: String,
+    pub(crate) kv_cache_dtype: String,
     pub(crate) tp: u16,
 }
 
 impl Service {
     pub(crate) fn new(config: &Config, commands: mpsc::Sender<Command>, state: watch::Receiver<ReplicaState>) -> Self {
         let (replica, model) = (config.replica.clone(), config.model.clone());
-        let (dtype, quantization) = (config.dtype.clone(), config.quantization.clone());
-        Self { commands, state, replica, model, dtype, quantization, tp: config.tp }
+        let (dtype, quantization, kv_cache_dtype) =
+            (config.dtype.clone(), config.quantization.clone(), config.kv_cache_dtype.clone());
+        Self { commands, state, replica, model, dtype, quantization, kv_cache_dtype, tp: config.tp }
     }
 
     async fn ask(&self, command: Command) -> Result<(), Status> {
@@ -109,6 +111,7 @@ impl coordinator_server::Coordinator for Service {
             ready: condition.ready,
             dtype: self.dtype.clone(),
             quantization: self.quantization.clone(),
+            kv_cache_dtype: self.kv_cache_dtype.clone(),
             model_spec: spec.map_err(|error| Status::internal(error.to_string()))?.unwrap_or_default(),
             draining: condition.draining,
             workers: state.workers,

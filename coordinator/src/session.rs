@@ -19,7 +19,7 @@ const RESUMPTIONS: u32 = 16;
 /// What the weights are known by that tokens come from.
 pub(crate) struct Weights {
     pub(crate) fingerprint: String,
-    /// As `tessera_proto::weight_format` names it.
+    /// As `tessera_proto::number_format` names it.
     pub(crate) format: String,
 }
 

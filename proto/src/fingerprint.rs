@@ -5,7 +5,7 @@ use tessera_types::Fnv1a;
 use crate::internal::{GetInfoResponse, LoadRequest, model_source::Source};
 
 impl LoadRequest {
-    /// Names the weights that this request loads: model, format, degree, rank, and how images are shared. Coordinators rather claim a worker that
+    /// Names the weights that this request loads: model, formats of weights and cache, degree, rank, and how images are shared. Coordinators rather claim a worker that
     /// holds what they need for a rank.
     pub fn fingerprint(&self) -> String {
         let model = match self.model.as_ref().and_then(|model| model.source.as_ref()) {
@@ -13,21 +13,22 @@ impl LoadRequest {
             Some(Source::Dummy(dummy)) => format!("dummy {:016x} seed {}", Fnv1a::of(dummy.model_spec.as_bytes()), dummy.seed),
             None => String::new(),
         };
-        let format = weight_format(&self.dtype, &self.quantization);
+        let format = number_format(&self.dtype, &self.quantization, &self.kv_cache_dtype);
         format!("{model} {format} tp {} rank {} vision {}", self.tp, self.rank, self.vision_parallel)
     }
 }
 
 impl GetInfoResponse {
-    /// Names what the replica's weights are kept in: `bf16`, `bf16+fp8`.
-    pub fn weight_format(&self) -> String {
-        weight_format(&self.dtype, &self.quantization)
+    /// Names what the replica keeps weights and cache in: `bf16`, `bf16+fp8`, `bf16+fp8, kv fp8`.
+    pub fn number_format(&self) -> String {
+        number_format(&self.dtype, &self.quantization, &self.kv_cache_dtype)
     }
 }
 
-/// What weights are kept in, in a word.
-pub fn weight_format(dtype: &str, quantization: &str) -> String {
-    if quantization.is_empty() { dtype.to_owned() } else { format!("{dtype}+{quantization}") }
+/// What weights are kept in, and keys and values where they are not in the same dtype: with other ones the same weights answer otherwise.
+pub fn number_format(dtype: &str, quantization: &str, kv_cache_dtype: &str) -> String {
+    let weights = if quantization.is_empty() { dtype.to_owned() } else { format!("{dtype}+{quantization}") };
+    if kv_cache_dtype.is_empty() { weights } else { format!("{weights}, kv {kv_cache_dtype}") }
 }
 
 #[cfg(test)]
@@ -54,6 +55,8 @@ mod tests {
             request(dummy("{2}"), 2, 1),
             LoadRequest { vision_parallel: "image".into(), ..request(dummy("{2}"), 2, 1) },
             LoadRequest { quantization: "fp8".into(), ..request(dummy("{2}"), 2, 1) },
+            LoadRequest { kv_cache_dtype: "fp8".into(), ..request(dummy("{2}"), 2, 1) },
+            LoadRequest { quantization: "fp8".into(), kv_cache_dtype: "fp8".into(), ..request(dummy("{2}"), 2, 1) },
         ];
         let distinct: std::collections::HashSet<_> = names.iter().map(LoadRequest::fingerprint).collect();
         assert_eq!(distinct.len(), names.len());

@@ -8,7 +8,7 @@ mod fingerprint;
 pub use convert::each;
 pub use details::{bad_request, retry_after, retry_delay, violations};
 pub use error::WireError;
-pub use fingerprint::weight_format;
+pub use fingerprint::number_format;
 
 /// The public API, `tessera.v1`.
 pub mod v1 {

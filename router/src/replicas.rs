@@ -135,7 +135,7 @@ impl Replicas {
         // Before it is compared with others: it may be the one that they are compared with. One that does not answer has
         // what it had.
         if let Ok(info) = &told {
-            let weights = weights(&info.model_fingerprint, &info.weight_format()).filter(|_| self.model.unlike(info).is_none());
+            let weights = weights(&info.model_fingerprint, &info.number_format()).filter(|_| self.model.unlike(info).is_none());
             replica.holds(weights, Duration::from_millis(info.group_age_ms));
         }
         let told = told.and_then(|info| self.model.unlike(&info).map_or(Ok(info), Err));

@@ -23,6 +23,8 @@ pub(crate) enum LoadError {
     TooManyBlocks { asked: u32, block: u64, memory: u64 },
     #[error("quantization: fp8 weights are for `cuda` and `sim` devices, and this worker computes on `cpu`")]
     Quantization,
+    #[error("kv_cache_dtype: keys and values in fp8 are for `cuda` and `sim` devices, and this worker computes on `cpu`")]
+    KvCacheDtype,
     #[error("epoch {epoch} is over: this worker has seen epoch {newest}")]
     Stale { epoch: Epoch, newest: Epoch },
     #[error("the model's shape cannot be told: {0}")]
@@ -35,9 +37,11 @@ impl From<LoadError> for Status {
     fn from(error: LoadError) -> Self {
         let message = error.to_string();
         match &error {
-            LoadError::Shard(_) | LoadError::NoRoom { .. } | LoadError::TooManyBlocks { .. } | LoadError::Quantization => {
-                Self::invalid_argument(message)
-            }
+            LoadError::Shard(_)
+            | LoadError::NoRoom { .. }
+            | LoadError::TooManyBlocks { .. }
+            | LoadError::Quantization
+            | LoadError::KvCacheDtype => Self::invalid_argument(message),
             LoadError::Checkpoint(error) | LoadError::Model(ModelError::Checkpoint(error)) => match error {
                 CheckpointError::NoLayout(_) | CheckpointError::MissingFile { .. } => Self::not_found(message),
                 _ => Self::data_loss(message),

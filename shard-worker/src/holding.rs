@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tessera_collective::{AbortHandle, CollectiveError, join_with};
 use tessera_device::{
-    Device, DeviceError, WeightFormat,
+    CacheDtype, Device, DeviceError, Formats, WeightFormat,
     cpu::{CpuConfig, CpuDevice},
     cuda::{CudaConfig, CudaDevice},
     sim::SimConfig,
@@ -29,7 +29,7 @@ pub(crate) struct Holding {
     id: ModelId,
     /// As the files were when they were read; `None` where nothing was.
     weights: Option<Fingerprint>,
-    format: WeightFormat,
+    formats: Formats,
     blocks: u32,
     fingerprint: String,
 }
@@ -79,16 +79,17 @@ impl Holding {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Loaded, LoadError> {
         let loaded = match device {
-            DeviceConfig::Cpu { .. } if request.format.quantization.is_some() => return Err(LoadError::Quantization),
+            DeviceConfig::Cpu { .. } if request.formats.weights.quantization.is_some() => return Err(LoadError::Quantization),
+            DeviceConfig::Cpu { .. } if request.formats.cache == CacheDtype::Fp8 => return Err(LoadError::KvCacheDtype),
             DeviceConfig::Cpu { threads, kv_memory } => {
-                let config = CpuConfig { threads: *threads, dtype: request.format.dtype };
+                let config = CpuConfig { threads: *threads, dtype: request.formats.weights.dtype };
                 Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
             }
             DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs, overlap } => {
                 let (ordinal, kernels) = (gpu.ordinal, kernels.clone());
                 let config = CudaConfig { ordinal, kernels, workspace: None, records: *graphs, overlaps: *overlap };
                 let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
-                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.format), progress)
+                Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.formats.weights), progress)
             }
             DeviceConfig::Sim { accelerator, kv_memory } => Self::load_sim(held, request, abort, *accelerator, *kv_memory),
         };
@@ -117,7 +118,7 @@ impl Holding {
         let source = request.model.open()?;
         let spec = source.spec();
         let plan = request.plan(spec)?;
-        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.format)))?;
+        let blocks = request.blocks(spec, &plan, kv_memory(weight_bytes(spec, &plan, request.formats.weights)))?;
         let weights = Some(source.fingerprint());
         if let Some(model) = Self::fitting(held, request, weights, &plan, blocks).and_then(D::model) {
             model.join(join_with(&request.group, abort)?)?;
@@ -126,7 +127,7 @@ impl Holding {
             *held = None;
             let device = device().map_err(ModelError::from)?;
             let collective = join_with(&request.group, abort.clone())?;
-            let cache = CacheConfig { blocks: blocks as usize, dtype: request.format.dtype };
+            let cache = CacheConfig { blocks: blocks as usize, dtype: request.formats.cache };
             let (began, mut bytes) = (Instant::now(), 0);
             let mut progress = |done, total| {
                 bytes = done;
@@ -150,13 +151,13 @@ impl Holding {
     ) -> Result<Loaded, LoadError> {
         let spec = request.model.shape()?;
         let plan = request.plan(&spec)?;
-        let kv_memory =
-            kv_memory.unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.format)));
+        let kv_memory = kv_memory
+            .unwrap_or_else(|| accelerator.accelerator.cache_memory(weight_bytes(&spec, &plan, request.formats.weights)));
         let blocks = request.blocks(&spec, &plan, kv_memory)?;
         match Self::fitting(held, request, None, &plan, blocks) {
             Some(Forward::Sim(model)) => model.join(abort),
             _ => {
-                let setup = SimSetup { device: accelerator, format: request.format, blocks: blocks as usize };
+                let setup = SimSetup { device: accelerator, formats: request.formats, blocks: blocks as usize };
                 let model = SimModel::new(spec.clone(), plan, setup, abort);
                 *held = Some(Self::new(Forward::Sim(Box::new(model)), request, None, blocks));
             }
@@ -165,8 +166,8 @@ impl Holding {
     }
 
     fn new(forward: Forward, request: &LoadRequest, weights: Option<Fingerprint>, blocks: u32) -> Self {
-        let (id, format, fingerprint) = (request.model.clone(), request.format, request.fingerprint.clone());
-        Self { forward, id, weights, format, blocks, fingerprint }
+        let (id, formats, fingerprint) = (request.model.clone(), request.formats, request.fingerprint.clone());
+        Self { forward, id, weights, formats, blocks, fingerprint }
     }
 
     /// What is held, if it is what a request asks for.
@@ -180,11 +181,11 @@ impl Holding {
         held.as_mut().filter(|held| held.fits(request, weights, plan, blocks)).map(|held| &mut held.forward)
     }
 
-    /// Whether the weights are those of a request.
+    /// Whether the weights are those of a request, and the cache.
     fn fits(&self, request: &LoadRequest, weights: Option<Fingerprint>, plan: &ShardPlan, blocks: u32) -> bool {
         self.id == request.model
             && self.weights == weights
-            && self.format == request.format
+            && self.formats == request.formats
             && self.plan() == plan
             && self.blocks == blocks
     }
@@ -263,7 +264,7 @@ impl Holding {
     }
 
     pub(crate) fn weight_bytes(&self) -> u64 {
-        weight_bytes(self.spec(), self.plan(), self.format)
+        weight_bytes(self.spec(), self.plan(), self.formats.weights)
     }
 }
 

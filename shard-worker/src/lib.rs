@@ -28,4 +28,4 @@ pub use tessera_collective::host;
 /// A simulated accelerator for [`DeviceConfig::Sim`], why a text names none, and what bounds a [`Floor`].
 pub use tessera_device::sim::{Accelerator, Bound, Figures, SimConfig, SimConfigError, StepTime};
 /// What weights and the cache are kept in, for [`Floors::new`].
-pub use tessera_device::{Dtype, Quantization, WeightFormat};
+pub use tessera_device::{CacheDtype, Dtype, Formats, Quantization, WeightFormat};

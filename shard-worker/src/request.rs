@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use tessera_collective::{GroupConfig, NCCL_ID_BYTES, NcclId, Transport};
-use tessera_device::{CacheShape, Dtype, Quantization, WeightFormat};
+use tessera_device::{CacheDtype, CacheShape, Dtype, Formats, Quantization, WeightFormat};
 use tessera_model::{CheckpointError, WeightSource, shape};
 use tessera_proto::{
     bad_request,
@@ -21,8 +21,8 @@ const LONGEST_DEADLINE_MS: u64 = 600_000;
 #[derive(Clone, Debug)]
 pub(crate) struct LoadRequest {
     pub(crate) model: ModelId,
-    /// What weights are kept in, and in its dtype the cache.
-    pub(crate) format: WeightFormat,
+    /// What weights and cache are kept in.
+    pub(crate) formats: Formats,
     pub(crate) vision_parallel: VisionParallel,
     /// `None`: as many as the memory holds.
     pub(crate) kv_blocks: Option<u32>,
@@ -72,7 +72,7 @@ impl LoadRequest {
     /// Blocks of the cache: those asked for, or those that `memory` bytes hold.
     pub(crate) fn blocks(&self, spec: &ModelSpec, plan: &ShardPlan, memory: u64) -> Result<u32, LoadError> {
         let (d, kv_heads) = (&spec.decoder, plan.kv_heads.len());
-        let one = CacheShape { layers: d.layers, kv_heads, head_dim: d.head_dim, blocks: 1, dtype: self.format.dtype };
+        let one = CacheShape { layers: d.layers, kv_heads, head_dim: d.head_dim, blocks: 1, dtype: self.formats.cache };
         let block = one.bytes() as u64;
         let room = u32::try_from(memory.checked_div(block).unwrap_or(0)).unwrap_or(u32::MAX);
         let asked = self.kv_blocks.unwrap_or(room);
@@ -104,7 +104,8 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
     fn try_from(request: wire::LoadRequest) -> Result<Self, Status> {
         let fingerprint = request.fingerprint();
         let model = request.model.ok_or_else(|| bad_request("model", "missing"))?.try_into()?;
-        let format = format(&request.dtype, &request.quantization)?;
+        let weights = format(&request.dtype, &request.quantization)?;
+        let formats = Formats { weights, cache: cache_dtype(&request.kv_cache_dtype, weights.dtype)? };
         let vision_parallel = VisionParallel::from_str(&request.vision_parallel);
         let vision_parallel = vision_parallel.map_err(|error| bad_request("vision_parallel", &error.to_string()))?;
         let rank = u16::try_from(request.rank).map_err(|_| bad_request("rank", "out of range"))?;
@@ -121,7 +122,7 @@ impl TryFrom<wire::LoadRequest> for LoadRequest {
             },
         };
         let kv_blocks = (request.kv_blocks > 0).then_some(request.kv_blocks);
-        Ok(Self { model, format, vision_parallel, kv_blocks, group, fingerprint })
+        Ok(Self { model, formats, vision_parallel, kv_blocks, group, fingerprint })
     }
 }
 
@@ -138,6 +139,16 @@ fn format(dtype: &str, quantization: &str) -> Result<WeightFormat, Status> {
         (other, _) => return Err(bad_request("quantization", &format!("`{other}` is not fp8"))),
     };
     Ok(WeightFormat { dtype, quantization })
+}
+
+fn cache_dtype(name: &str, dtype: Dtype) -> Result<CacheDtype, Status> {
+    let refused = |problem: &str| Err(bad_request("kv_cache_dtype", problem));
+    match (name, dtype) {
+        ("", _) => Ok(dtype.into()),
+        ("fp8", Dtype::Bf16) => Ok(CacheDtype::Fp8),
+        ("fp8", Dtype::F32) => refused("keys and values in fp8 are made of bf16 ones, not of f32 ones"),
+        (other, _) => refused(&format!("`{other}` is not fp8")),
+    }
 }
 
 fn transport(collective: &wire::Collective) -> Result<Transport, Status> {

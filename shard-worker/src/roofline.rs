@@ -1,7 +1,7 @@
 //! What every kind of step takes at least on an accelerator: the limits that measured figures stand beside.
 
 use tessera_device::{
-    WeightFormat,
+    Formats,
     sim::{Accelerator, ChunkWork, Roofline, SimConfig, StepTime, Work},
 };
 use tessera_types::{Grid, ModelSpec, Rank, ShardError, ShardPlan};
@@ -128,15 +128,15 @@ impl Floor {
 }
 
 impl Floors {
-    /// Of a model kept in `format` on `tp` accelerators. All ranks have the same to do, so one stands for all.
+    /// Of a model kept in `formats` on `tp` accelerators. All ranks have the same to do, so one stands for all.
     ///
     /// # Errors
     /// A degree by which the model cannot be split.
-    pub fn new(accelerator: Accelerator, spec: &ModelSpec, tp: usize, format: WeightFormat) -> Result<Self, ShardError> {
+    pub fn new(accelerator: Accelerator, spec: &ModelSpec, tp: usize, formats: Formats) -> Result<Self, ShardError> {
         let plan = ShardPlan::new(spec, tp, Rank(0))?;
-        let roofline = Roofline::new(SimConfig { accelerator, factor: 1.0 }, spec, &plan, format);
-        let weights = weight_bytes(spec, &plan, format);
-        let a_token = spec.kv_bytes_per_token(plan.kv_heads.len(), format.dtype.bytes());
+        let roofline = Roofline::new(SimConfig { accelerator, factor: 1.0 }, spec, &plan, formats);
+        let weights = weight_bytes(spec, &plan, formats.weights);
+        let a_token = spec.kv_bytes_per_token(plan.kv_heads.len(), formats.cache.bytes(spec.decoder.head_dim));
         let floor = |step: StepKind| Floor {
             step,
             time: roofline.step(&step.work()),
@@ -154,7 +154,7 @@ impl Floors {
 mod tests {
     use tessera_device::sim::Bound;
 
-    use tessera_device::Dtype;
+    use tessera_device::{CacheDtype, Dtype};
 
     use super::*;
 
@@ -196,6 +196,16 @@ mod tests {
             let rate = floor.tokens_per_second().unwrap();
             assert!((rate / (batch as f64 * BANDWIDTH / bytes) - 1.0).abs() < 1e-6, "{rate}");
         }
+    }
+
+    #[test]
+    fn keys_and_values_in_fp8_are_132_bytes_a_head_instead_of_256() {
+        let fp8 = Formats { cache: CacheDtype::Fp8, ..Dtype::Bf16.into() };
+        let fp8 = Floors::new(Accelerator::H100, &ModelSpec::pixtral_12b(), 1, fp8).unwrap();
+        let step = StepKind::Decode { batch: 32, context: 32_768 };
+        let bytes = 32.0 * 32_768.0 * TOKEN / 256.0 * 132.0;
+        assert_eq!((fp8.weights, of(&fp8, step).cache as f64), (pixtral(1).weights, bytes));
+        takes(of(&fp8, step), (2.0 * (LAYERS + OUTPUT) + bytes) / BANDWIDTH);
     }
 
     /// Every weight of the layers meets every token; a token attends to those before it and to itself, in scores and in

@@ -40,14 +40,16 @@ async fn a_port_in_use_is_named_before_anything_is_loaded() -> Result<()> {
 }
 
 #[tokio::test]
-async fn weights_that_cannot_be_quantised_are_refused_by_the_option_before_anything_is_loaded() -> Result<()> {
-    let free = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--quantization", "fp8"];
-    for (options, problem) in [
-        (&["--device", "cpu"][..], "--quantization fp8 goes with --device cuda or sim:NAME"),
-        (&["--device", "sim:h100", "--dtype", "f32"], "--quantization fp8 goes with --dtype bf16"),
+async fn weights_and_caches_that_cannot_be_in_fp8_are_refused_by_the_option_before_anything_is_loaded() -> Result<()> {
+    for (option, options, problem) in [
+        ("--quantization", &["--device", "cpu"][..], "fp8 goes with --device cuda or sim:NAME"),
+        ("--quantization", &["--device", "sim:h100", "--dtype", "f32"], "fp8 goes with --dtype bf16"),
+        ("--kv-cache-dtype", &["--device", "cpu"], "fp8 goes with --device cuda or sim:NAME"),
+        ("--kv-cache-dtype", &["--device", "sim:h100", "--dtype", "f32"], "fp8 goes with --dtype bf16"),
     ] {
-        let said = fails(&["up"], &[&free[..], options].concat()).await?;
-        assert!(said.contains(problem), "{said}");
+        let fp8 = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", option, "fp8"];
+        let said = fails(&["up"], &[&fp8[..], options].concat()).await?;
+        assert!(said.contains(&format!("{option} {problem}")), "{said}");
         assert!(!said.contains("claimed") && !said.contains("loaded"), "{said}");
     }
     Ok(())

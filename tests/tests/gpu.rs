@@ -11,7 +11,7 @@ use tessera_tests::{
 };
 
 /// What the learned model says of the first picture at a degree, with other options, and the bytes of its weights.
-async fn described(tp: u16, options: [(&str, &str); 1]) -> Result<(Vec<u32>, f64)> {
+async fn described<const N: usize>(tp: u16, options: [(&str, &str); N]) -> Result<(Vec<u32>, f64)> {
     let up = Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp);
     let up = options.into_iter().fold(up, |up, (option, value)| up.with(option, value));
     let cluster = up.start().await?;
@@ -53,6 +53,18 @@ async fn the_learned_model_describes_a_picture_with_weights_in_fp8() -> Result<(
         // A byte off each of three layers' 245,760 weights. Of each layer 1,280 outputs have a scale, and on every rank 256 more.
         let scales = 3.0 * 4.0 * (1280.0 + 256.0 * f64::from(tp));
         assert_eq!(wide.1 - fp8.1, 3.0 * 245_760.0 - scales, "on {tp} GPUs");
+    }
+    Ok(())
+}
+
+/// Two ranks quantise what one does, a token's key and value of a head each by itself.
+#[tokio::test]
+async fn the_learned_model_describes_a_picture_over_keys_and_values_in_fp8() -> Result<()> {
+    let expected = reference_of_the_first_picture()?;
+    for tp in [1, 2] {
+        assert_eq!(described(tp, [("--kv-cache-dtype", "fp8")]).await?.0, expected, "on {tp} GPUs");
+        let both = [("--quantization", "fp8"), ("--kv-cache-dtype", "fp8")];
+        assert_eq!(described(tp, both).await?.0, expected, "on {tp} GPUs, with weights in fp8");
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ pub(super) fn weights(config: &Config, rank: usize, tp: usize) -> Result<wire::L
         dtype: config.dtype.clone(),
         vision_parallel: config.vision_parallel.to_string(),
         quantization: config.quantization.clone(),
+        kv_cache_dtype: config.kv_cache_dtype.clone(),
         ..Default::default()
     })
 }
@@ -113,12 +114,23 @@ mod tests {
 
     use super::*;
 
+    fn usual() -> Config {
+        Config::new("replica", SocketAddr::from(([127, 0, 0, 1], 0)), "a", ModelSource::Folder("/models/a".into()), 2)
+    }
+
+    #[test]
+    fn all_ranks_are_asked_to_keep_weights_and_cache_as_the_replica_is_to() {
+        let config = Config { quantization: "fp8".into(), kv_cache_dtype: "fp8".into(), ..usual() };
+        for rank in 0..2 {
+            let asked = weights(&config, rank, 2).unwrap();
+            assert_eq!([&*asked.dtype, &*asked.quantization, &*asked.kv_cache_dtype], ["bf16", "fp8", "fp8"]);
+        }
+    }
+
     #[test]
     fn ranks_are_asked_to_share_images_as_the_replica_is_to() {
-        let source = ModelSource::Folder("/models/a".into());
-        let usual = Config::new("replica", SocketAddr::from(([127, 0, 0, 1], 0)), "a", source, 2);
         for vision_parallel in VisionParallel::ALL {
-            let config = Config { vision_parallel, ..usual.clone() };
+            let config = Config { vision_parallel, ..usual() };
             assert_eq!(weights(&config, 1, 2).unwrap().vision_parallel.parse(), Ok(vision_parallel));
         }
     }

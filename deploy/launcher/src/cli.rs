@@ -16,7 +16,7 @@ use crate::device::DeviceArg;
 pub(crate) use bench::{BenchArgs, LoadArgs, RooflineArgs};
 use parse::{parse_address, parse_size};
 pub(crate) use registry::{IdentityArgs, RegistryArgs};
-pub(crate) use replica::{DtypeArg, QuantizationArg, ReplicaArgs, TransportArg};
+pub(crate) use replica::{DtypeArg, KvCacheDtypeArg, QuantizationArg, ReplicaArgs, TransportArg};
 pub(crate) use roles::{CoordinatorArgs, RouterArgs, ShardWorkerArgs, UpArgs};
 pub(crate) use tls::{FrontTlsArgs, TlsArgs};
 pub(crate) use tools::{ChatArgs, DemoArgs, DrainArgs, EndpointArgs, StatusArgs};
@@ -172,6 +172,7 @@ mod tests {
             ("--queue", "4294967295"),
             ("--vision-parallel", "batch"),
             ("--quantization", "int4"),
+            ("--kv-cache-dtype", "int8"),
         ] {
             let refused = Cli::try_parse_from(["tessera", "up", "--model", "m", option, value]);
             let refused = refused.err().unwrap().to_string();

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs, ReplicaArgs,
-        TransportArg, UpArgs,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, KvCacheDtypeArg, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs,
+        ReplicaArgs, TransportArg, UpArgs,
     },
     device::DeviceArg,
     progress,
@@ -39,7 +39,7 @@ impl LocalCluster {
     pub(crate) async fn start(args: &UpArgs, stop: CancellationToken) -> Result<Self> {
         settings::check(&args.compute, &args.replica)?;
         let model = Model::new(&args.model)?;
-        settings::check_quantization(&args.replica, Some(args.compute.device))?;
+        settings::check_fp8(&args.replica, Some(args.compute.device))?;
         let router = settings::router(&args.front, &model, args.replica.max_context)?;
         let shared = settings::registry(&args.registry)?;
         // Others may bring what is missing here, and replicas that choose workers at once may be in each other's way.
@@ -102,6 +102,7 @@ impl LocalCluster {
                 dtype: DtypeArg::Bf16,
                 vision_parallel: VisionParallel::Auto,
                 quantization: QuantizationArg::None,
+                kv_cache_dtype: KvCacheDtypeArg::Auto,
                 max_context: None,
                 max_sequences: 16,
                 step_tokens: None,

@@ -51,7 +51,7 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let stop = on_signal();
     let model = Model::new(&args.model)?;
     // What its workers compute on they say themselves.
-    settings::check_quantization(&args.replica, None)?;
+    settings::check_fp8(&args.replica, None)?;
     let tls = settings::tls(&args.member.tls);
     let registry = settings::registry(&args.member.registry)?;
     let by_hand = registry.is_none();

@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
-use tessera_shard_worker::{DeviceConfig, Dtype, Quantization, WeightFormat};
+use tessera_shard_worker::{CacheDtype, DeviceConfig, Dtype, Formats, Quantization, WeightFormat};
 use tessera_types::ModelSpec;
 
 use crate::{
     cli::{
-        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, LoadFormat, ModelArgs, QuantizationArg, RegistryArgs,
-        ReplicaArgs, TlsArgs, TransportArg,
+        ComputeArgs, DtypeArg, FrontArgs, FrontTlsArgs, IdentityArgs, KvCacheDtypeArg, LoadFormat, ModelArgs, QuantizationArg,
+        RegistryArgs, ReplicaArgs, TlsArgs, TransportArg,
     },
     device::DeviceArg,
     memory::free_memory,
@@ -177,13 +177,23 @@ impl Identity {
     }
 }
 
-const FP8_OF_F32: &str = "--quantization fp8 goes with --dtype bf16: such weights are made of bf16 ones";
+/// Options by which numbers become fp8.
+const QUANTIZATION: &str = "--quantization";
+const KV_CACHE_DTYPE: &str = "--kv-cache-dtype";
 
-/// Fails where weights cannot be quantised as asked: in these numbers, or on `device` where it is known.
-pub(crate) fn check_quantization(args: &ReplicaArgs, device: Option<DeviceArg>) -> Result<()> {
-    if args.quantization == QuantizationArg::Fp8 {
-        ensure!(args.dtype == DtypeArg::Bf16, FP8_OF_F32);
-        ensure!(device != Some(DeviceArg::Cpu), "--quantization fp8 goes with --device cuda or sim:NAME, and the device is cpu");
+/// Fails where what `option` makes fp8 of cannot be in `dtype`.
+fn check_fp8_of(option: &str, dtype: DtypeArg) -> Result<()> {
+    ensure!(dtype == DtypeArg::Bf16, "{option} fp8 goes with --dtype bf16: such numbers are made of bf16 ones");
+    Ok(())
+}
+
+/// Fails where weights or cache cannot be in fp8 as asked: in these numbers, or on `device` where it is known.
+pub(crate) fn check_fp8(args: &ReplicaArgs, device: Option<DeviceArg>) -> Result<()> {
+    let weights = (args.quantization == QuantizationArg::Fp8).then_some(QUANTIZATION);
+    let cache = (args.kv_cache_dtype == KvCacheDtypeArg::Fp8).then_some(KV_CACHE_DTYPE);
+    for option in [weights, cache].into_iter().flatten() {
+        check_fp8_of(option, args.dtype)?;
+        ensure!(device != Some(DeviceArg::Cpu), "{option} fp8 goes with --device cuda or sim:NAME, and the device is cpu");
     }
     Ok(())
 }
@@ -199,6 +209,7 @@ pub(crate) fn coordinator(args: &ReplicaArgs, model: &Model, listen: SocketAddr)
         dtype: dtype_name(args.dtype).into(),
         vision_parallel: args.vision_parallel,
         quantization: quantization_name(args.quantization).into(),
+        kv_cache_dtype: kv_cache_dtype_name(args.kv_cache_dtype).into(),
         elastic: args.elastic,
         transport: match args.transport {
             TransportArg::Auto => tessera_coordinator::Transport::Auto,
@@ -229,15 +240,30 @@ pub(crate) fn quantization_name(quantization: QuantizationArg) -> &'static str {
     }
 }
 
-/// What weights are kept in.
-pub(crate) fn format(dtype: DtypeArg, quantization: QuantizationArg) -> Result<WeightFormat> {
-    let (dtype, quantization) = match (dtype, quantization) {
-        (DtypeArg::F32, QuantizationArg::Fp8) => bail!(FP8_OF_F32),
-        (DtypeArg::F32, QuantizationArg::None) => (Dtype::F32, None),
-        (DtypeArg::Bf16, QuantizationArg::None) => (Dtype::Bf16, None),
-        (DtypeArg::Bf16, QuantizationArg::Fp8) => (Dtype::Bf16, Some(Quantization::Fp8)),
+/// What a cache's numbers are called on the wire.
+pub(crate) fn kv_cache_dtype_name(dtype: KvCacheDtypeArg) -> &'static str {
+    match dtype {
+        KvCacheDtypeArg::Auto => "",
+        KvCacheDtypeArg::Fp8 => "fp8",
+    }
+}
+
+/// What weights and cache are kept in.
+pub(crate) fn formats(dtype: DtypeArg, quantization: QuantizationArg, kv_cache_dtype: KvCacheDtypeArg) -> Result<Formats> {
+    let plain = match dtype {
+        DtypeArg::F32 => Dtype::F32,
+        DtypeArg::Bf16 => Dtype::Bf16,
     };
-    Ok(WeightFormat { dtype, quantization })
+    let mut formats = Formats::from(plain);
+    if quantization == QuantizationArg::Fp8 {
+        check_fp8_of(QUANTIZATION, dtype)?;
+        formats.weights = WeightFormat { dtype: plain, quantization: Some(Quantization::Fp8) };
+    }
+    if kv_cache_dtype == KvCacheDtypeArg::Fp8 {
+        check_fp8_of(KV_CACHE_DTYPE, dtype)?;
+        formats.cache = CacheDtype::Fp8;
+    }
+    Ok(formats)
 }
 
 /// A router's configuration.

@@ -159,9 +159,9 @@ impl ModelSpec {
         self.vision.as_ref().map_or(0, |v| out * (v.dim + out) + if v.adapter_bias { 2 * out } else { 0 })
     }
 
-    /// Bytes of keys and values one token needs across all layers, at `element` bytes a number, on a rank with `kv_heads`.
-    pub fn kv_bytes_per_token(&self, kv_heads: usize, element: usize) -> usize {
-        2 * self.decoder.layers * kv_heads * self.decoder.head_dim * element
+    /// Bytes of keys and values one token needs across all layers, on a rank with `kv_heads`, where a key of a head takes `key` bytes.
+    pub fn kv_bytes_per_token(&self, kv_heads: usize, key: usize) -> usize {
+        2 * self.decoder.layers * kv_heads * key
     }
 }
 
@@ -179,6 +179,6 @@ mod tests {
 
     #[test]
     fn a_token_of_pixtral_12b_takes_160_kib_of_cache_in_bf16() {
-        assert_eq!(ModelSpec::pixtral_12b().kv_bytes_per_token(8, 2), 160 * 1024);
+        assert_eq!(ModelSpec::pixtral_12b().kv_bytes_per_token(8, 2 * 128), 160 * 1024);
     }
 }

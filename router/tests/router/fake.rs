@@ -61,6 +61,7 @@ pub(crate) struct Script {
     pub(crate) mute: bool,
     /// How they are quantised.
     pub(crate) quantization: String,
+    pub(crate) kv_cache_dtype: String,
 }
 
 impl Default for Script {
@@ -83,6 +84,7 @@ impl Default for Script {
             group_age: Duration::ZERO,
             mute: false,
             quantization: String::new(),
+            kv_cache_dtype: String::new(),
         }
     }
 }
@@ -216,6 +218,7 @@ impl Coordinator for Fake {
             model_spec: script.shape.clone(),
             model_fingerprint: script.fingerprint.clone(),
             quantization: script.quantization.clone(),
+            kv_cache_dtype: script.kv_cache_dtype.clone(),
             ..Default::default()
         }))
     }

@@ -78,6 +78,13 @@ async fn the_same_weights_quantised_are_others() {
 }
 
 #[tokio::test]
+async fn the_same_weights_over_keys_and_values_of_fewer_bits_answer_as_others_do() {
+    let house = House::with(config(), vec![of_weights("aa"), Script { kv_cache_dtype: "fp8".into(), ..of_weights("aa") }]).await;
+    house.until_healthy(200, "has other weights than replica-0: aa in , kv fp8, not aa in ").await;
+    assert_eq!(house.ready(), 1);
+}
+
+#[tokio::test]
 async fn a_stream_does_not_go_on_with_other_weights() {
     let mut config = config();
     config.patience.failover = Duration::from_millis(400);

@@ -28,7 +28,8 @@ fn main() -> Result<(), DeviceError> {
 
 fn causal(device: &mut CpuDevice, heads: Heads, dtype: Dtype, start: usize, rows: usize) -> Result<(), DeviceError> {
     let blocks: Vec<_> = (0..BLOCKS).map(BlockId).collect();
-    let shape = CacheShape { layers: 1, kv_heads: heads.kv_heads, head_dim: heads.head_dim, blocks: blocks.len(), dtype };
+    let shape =
+        CacheShape { layers: 1, kv_heads: heads.kv_heads, head_dim: heads.head_dim, blocks: blocks.len(), dtype: dtype.into() };
     let mut cache = device.cache(shape)?;
     let qkv = random(device, rows, heads)?;
     let mut out = device.tensor(rows, heads.heads * heads.head_dim)?;

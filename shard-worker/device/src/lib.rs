@@ -15,7 +15,7 @@ mod source;
 
 pub use choosing::{Choosing, LogitEdit};
 pub use error::DeviceError;
-pub use format::{Dtype, Quantization, WeightFormat};
+pub use format::{CacheDtype, Dtype, Formats, Quantization, WeightFormat};
 pub use made_up::MadeUp;
 pub use source::{MatrixSource, Origin, SourceDtype};
 
@@ -35,15 +35,15 @@ pub struct CacheShape {
     /// Blocks of [`tessera_types::BLOCK_TOKENS`] tokens.
     pub blocks: usize,
     /// What keys and values are kept in.
-    pub dtype: Dtype,
+    pub dtype: CacheDtype,
 }
 
 impl CacheShape {
-    /// Bytes a device takes for it: devices keep heads in whole vectors, so their width counts up to a multiple of
-    /// [`CacheShape::VECTOR`].
+    /// Bytes a device takes for it, scales included: devices keep heads in whole vectors, so their width counts up to a multiple
+    /// of [`CacheShape::VECTOR`].
     pub fn bytes(self) -> usize {
         let width = self.head_dim.next_multiple_of(Self::VECTOR);
-        2 * self.layers * self.blocks * self.kv_heads * width * BLOCK_TOKENS * self.dtype.bytes()
+        2 * self.layers * self.blocks * self.kv_heads * BLOCK_TOKENS * self.dtype.bytes(width)
     }
 
     /// Numbers in a vector.

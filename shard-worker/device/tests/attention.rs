@@ -67,7 +67,7 @@ impl Case {
     /// Computes all sequences in steps; each step is a batch of chunks `(sequence, rows)`.
     fn run(&self, device: &mut CpuDevice, steps: &[Vec<(usize, Range<usize>)>]) -> Vec<Vec<f32>> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
-        let shape = CacheShape { layers: 2, kv_heads, head_dim, blocks: self.blocks, dtype: self.dtype };
+        let shape = CacheShape { layers: 2, kv_heads, head_dim, blocks: self.blocks, dtype: self.dtype.into() };
         let mut cache = device.cache(shape).unwrap();
         let mut results: Vec<Vec<f32>> = self.sequences.iter().map(|_| Vec::new()).collect();
         for step in steps {
@@ -206,7 +206,8 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
 fn an_empty_batch_and_an_empty_image_are_nothing() {
     let heads = Heads { heads: 2, kv_heads: 1, head_dim: 4 };
     let mut device = device(2, Dtype::F32);
-    let mut cache = device.cache(CacheShape { layers: 1, kv_heads: 1, head_dim: 4, blocks: 0, dtype: Dtype::Bf16 }).unwrap();
+    let mut cache =
+        device.cache(CacheShape { layers: 1, kv_heads: 1, head_dim: 4, blocks: 0, dtype: Dtype::Bf16.into() }).unwrap();
     let qkv = device.tensor(0, heads.fused()).unwrap();
     let mut out = device.tensor(0, 8).unwrap();
     device.store(&qkv, heads, &mut cache, 0, &[]).unwrap();
@@ -218,7 +219,8 @@ fn an_empty_batch_and_an_empty_image_are_nothing() {
 fn chunks_that_do_not_fit_are_refused() {
     let heads = Heads { heads: 1, kv_heads: 1, head_dim: 4 };
     let mut device = device(1, Dtype::F32);
-    let mut cache = device.cache(CacheShape { layers: 1, kv_heads: 1, head_dim: 4, blocks: 2, dtype: Dtype::F32 }).unwrap();
+    let mut cache =
+        device.cache(CacheShape { layers: 1, kv_heads: 1, head_dim: 4, blocks: 2, dtype: Dtype::F32.into() }).unwrap();
     let qkv = device.tensor(4, heads.fused()).unwrap();
     let (block, far) = ([BlockId(1)], [BlockId(2)]);
     let mut refused = |chunks: &[ChunkSpan<'_>], layer: usize| {

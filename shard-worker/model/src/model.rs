@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use tessera_collective::Collective;
-use tessera_device::{CacheShape, Device, Dtype};
+use tessera_device::{CacheDtype, CacheShape, Device};
 use tessera_types::{BLOCK_TOKENS, ImageEncode, ImageKey, ModelSpec, ShardPlan};
 
 use crate::check::Checker;
@@ -29,7 +29,7 @@ pub struct CacheConfig {
     /// Blocks of [`BLOCK_TOKENS`] tokens.
     pub blocks: usize,
     /// What keys and values are kept in.
-    pub dtype: Dtype,
+    pub dtype: CacheDtype,
 }
 
 /// One rank's shard of a model, ready to run step plans.
@@ -73,7 +73,8 @@ impl<D: Device> Model<D> {
         let positions = spec.max_context.min(cache.blocks * BLOCK_TOKENS);
         let mut loader = Loader::new(&mut device, source, &slices, progress)?;
         let decoder = Decoder::load(&mut loader, &spec, &plan, &slices, positions)?;
-        let encoder = Encoder::load(&mut loader, &spec, &plan, &slices, group_figures(collective.as_ref(), cache.dtype))?;
+        let encoder =
+            Encoder::load(&mut loader, &spec, &plan, &slices, group_figures(collective.as_ref(), cache.dtype.computed()))?;
         let d = &spec.decoder;
         let (kv_heads, head_dim) = (plan.kv_heads.len(), d.head_dim);
         let shape = CacheShape { layers: d.layers, kv_heads, head_dim, blocks: cache.blocks, dtype: cache.dtype };

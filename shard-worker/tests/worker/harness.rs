@@ -181,6 +181,7 @@ impl Group {
                 ..Default::default()
             }),
             quantization: String::new(),
+            kv_cache_dtype: String::new(),
         }
     }
 

@@ -41,6 +41,13 @@ async fn what_cannot_be_loaded_is_named() {
         (wrong(10, |r| r.quantization = "int4".into()), Code::InvalidArgument, "`int4` is not fp8"),
         (wrong(11, |r| r.quantization = "fp8".into()), Code::InvalidArgument, "made of bf16"),
         (wrong(12, fp8), Code::InvalidArgument, "quantization: fp8 weights are for `cuda` and `sim` devices"),
+        (wrong(12, |r| r.kv_cache_dtype = "int4".into()), Code::InvalidArgument, "kv_cache_dtype: `int4` is not fp8"),
+        (
+            wrong(12, |r| r.kv_cache_dtype = "fp8".into()),
+            Code::InvalidArgument,
+            "kv_cache_dtype: keys and values in fp8 are made of bf16",
+        ),
+        (wrong(13, fp8_cache), Code::InvalidArgument, "kv_cache_dtype: keys and values in fp8 are for `cuda` and `sim` devices"),
     ];
     for (request, code, name) in cases {
         let error = worker.load(request).await.unwrap_err();
@@ -65,6 +72,11 @@ async fn what_cannot_be_loaded_is_named() {
 /// What a worker on a CPU must refuse.
 fn fp8(request: &mut LoadRequest) {
     (request.dtype, request.quantization) = ("bf16".into(), "fp8".into());
+}
+
+/// And that.
+fn fp8_cache(request: &mut LoadRequest) {
+    (request.dtype, request.kv_cache_dtype) = ("bf16".into(), "fp8".into());
 }
 
 #[tokio::test]

@@ -131,6 +131,20 @@ async fn weights_in_fp8_leave_their_room_to_the_cache_and_are_others() {
 }
 
 #[tokio::test]
+async fn a_cache_in_fp8_has_nearly_twice_the_blocks_and_is_another() {
+    let worker = worker("h100", "a").await;
+    let wide = worker.load(pixtral(1, 1, 0)).await.unwrap();
+    let fp8 = |epoch| LoadRequest { kv_cache_dtype: "fp8".into(), ..pixtral(1, epoch, 0) };
+    let narrow = worker.load(fp8(2)).await.unwrap();
+    assert_eq!(narrow.weight_bytes, wide.weight_bytes);
+    // Of 40 layers and 8 heads, a token's keys and values are 128 bytes each and a scale of 4.
+    let block = 16 * 2 * 40 * 8 * (128 + 4);
+    assert_eq!(u64::from(narrow.kv_blocks), (72_000_000_000 - narrow.weight_bytes) / block);
+    assert!(f64::from(narrow.kv_blocks) > 1.93 * f64::from(wide.kv_blocks));
+    assert_eq!(worker.load(pixtral(1, 3, 0)).await.unwrap().kv_blocks, wide.kv_blocks);
+}
+
+#[tokio::test]
 async fn a_folder_needs_its_configuration_and_no_weights() {
     let worker = worker("h100*0", "a").await;
     let folder = tempfile::tempdir().unwrap();

@@ -4,8 +4,8 @@ use std::io::{Write, stdout};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use tessera_proto::weight_format;
-use tessera_shard_worker::{Bound, Figures, Floor, Floors, StepKind};
+use tessera_proto::number_format;
+use tessera_shard_worker::{Bound, Figures, Floor, Floors, Formats, StepKind};
 
 use crate::{
     cli::RooflineArgs,
@@ -16,10 +16,13 @@ use crate::{
 /// Prints the limits of a shape on an accelerator.
 pub(crate) fn print(args: &RooflineArgs, as_json: bool) -> Result<()> {
     let spec = settings::shape(&args.model)?;
-    let format = settings::format(args.dtype, args.quantization)?;
-    let floors = Floors::new(args.device, &spec, args.tp.into(), format).context("--tp")?;
+    let floors = Floors::new(args.device, &spec, args.tp.into(), formats(args)?).context("--tp")?;
     let text = if as_json { format!("{:#}\n", document(args, &floors)) } else { table(args, &floors) };
     stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
+fn formats(args: &RooflineArgs) -> Result<Formats> {
+    settings::formats(args.dtype, args.quantization, args.kv_cache_dtype)
 }
 
 fn document(args: &RooflineArgs, floors: &Floors) -> Value {
@@ -41,6 +44,7 @@ fn document(args: &RooflineArgs, floors: &Floors) -> Value {
     json!({
         "model": args.model, "tp": args.tp, "device": args.device.name(), "dtype": settings::dtype_name(args.dtype),
         "quantization": settings::quantization_name(args.quantization),
+        "kv_cache_dtype": settings::kv_cache_dtype_name(args.kv_cache_dtype),
         "limits": {
             "memory_bytes": memory, "bytes_per_second": bandwidth, "bf16_flops_per_second": flops,
             "all_reduce_seconds": all_reduce, "link_bytes_per_second": link,
@@ -66,7 +70,11 @@ fn table(args: &RooflineArgs, floors: &Floors) -> String {
     let mut text = format!(
         "{} in {} on {}, tp {}: the least a step takes, with kernels that lose nothing\n",
         args.model,
-        weight_format(settings::dtype_name(args.dtype), settings::quantization_name(args.quantization)),
+        number_format(
+            settings::dtype_name(args.dtype),
+            settings::quantization_name(args.quantization),
+            settings::kv_cache_dtype_name(args.kv_cache_dtype),
+        ),
         args.device.name(),
         args.tp,
     );
@@ -136,8 +144,7 @@ mod tests {
         let Command::Bench(bench) = cli.command else { panic!("another command") };
         let args = bench.roofline;
         let spec = settings::shape(&args.model).unwrap();
-        let floors =
-            Floors::new(args.device, &spec, args.tp.into(), settings::format(args.dtype, args.quantization).unwrap()).unwrap();
+        let floors = Floors::new(args.device, &spec, args.tp.into(), formats(&args).unwrap()).unwrap();
         (args, floors)
     }
 
@@ -154,6 +161,18 @@ mod tests {
         assert!(line("prefill of 4k tokens").contains("arithmetic"));
         assert!(line("first token of that image and 128 of text (4288 tokens)").contains("arithmetic"));
         assert!(line("an image of 4096 patches").contains(" - "));
+    }
+
+    #[test]
+    fn keys_and_values_in_fp8_are_told_and_counted() {
+        let (args, floors) = said(&["--kv-cache-dtype", "fp8"]);
+        let table = table(&args, &floors);
+        assert!(table.starts_with("pixtral-12b in bf16, kv fp8 on h100"), "{table}");
+        // A byte a number and a scale of 4, of 40 layers' 8 heads of 128.
+        let step = StepKind::Decode { batch: 8, context: 32_768 };
+        let floor = floors.steps.iter().find(|floor| floor.step == step).unwrap();
+        assert_eq!(floor.cache, 8 * 32_768 * 2 * 40 * 8 * 132);
+        assert_eq!(document(&args, &floors)["kv_cache_dtype"], json!("fp8"));
     }
 
     #[test]

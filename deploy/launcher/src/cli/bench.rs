@@ -4,7 +4,7 @@ use clap::Args;
 use tessera_shard_worker::Accelerator;
 
 use super::{
-    DtypeArg, EndpointArgs, QuantizationArg,
+    DtypeArg, EndpointArgs, KvCacheDtypeArg, QuantizationArg,
     parse::{parse_degree, parse_dimensions},
 };
 
@@ -69,6 +69,9 @@ pub(crate) struct RooflineArgs {
     /// How weights of the decoder's layers are quantised.
     #[arg(long, value_enum, default_value = "none", requires = "roofline")]
     pub(crate) quantization: QuantizationArg,
+    /// What keys and values are kept in.
+    #[arg(long, value_enum, default_value = "auto", requires = "roofline")]
+    pub(crate) kv_cache_dtype: KvCacheDtypeArg,
 }
 
 #[cfg(test)]

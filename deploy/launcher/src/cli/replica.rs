@@ -22,6 +22,14 @@ pub(crate) enum QuantizationArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvCacheDtypeArg {
+    /// As --dtype says.
+    Auto,
+    /// 8-bit floats with a scale for each token and head, made as keys and values are stored. On GPUs, real or simulated.
+    Fp8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportArg {
     /// Whatever fits.
     Auto,
@@ -50,9 +58,12 @@ pub(crate) struct ReplicaArgs {
     /// encoder; or auto, whichever takes less time.
     #[arg(long, value_name = "WAY", default_value_t = VisionParallel::Auto, env = "TESSERA_VISION_PARALLEL")]
     pub(crate) vision_parallel: VisionParallel,
-    /// How weights of the decoder's layers are quantised. Activations and the cache are not.
+    /// How weights of the decoder's layers are quantised. Activations are not.
     #[arg(long, value_enum, default_value = "none", env = "TESSERA_QUANTIZATION")]
     pub(crate) quantization: QuantizationArg,
+    /// What keys and values are kept in.
+    #[arg(long, value_enum, default_value = "auto", env = "TESSERA_KV_CACHE_DTYPE")]
+    pub(crate) kv_cache_dtype: KvCacheDtypeArg,
     /// Longest sequence served, prompt and answer together; the model's own limit when unset.
     #[arg(long, value_name = "TOKENS", env = "TESSERA_MAX_CONTEXT", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) max_context: Option<u32>,

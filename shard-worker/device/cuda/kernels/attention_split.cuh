@@ -1,11 +1,14 @@
-// attend_split_{32,64,128} and attend_combine_{32,64,128}: rows that each see a sequence of their own, as in decode.
+// attend_split_{32,64,128} and attend_combine_{32,64,128}: rows that each see a sequence of their own, as in decode;
+// attend_split8_{32,64,128}: over keys and values of e4m3.
 //
 // attend_split: splits of 128 keys, for the query heads (1 to 16) of one key head. The splits of all rows, one row's after
 // the other's, are dealt out in runs: whether one row has them or many, every block has as many, give or take one.
 //   grid    (kv_heads, any number): block (.., y) computes run y of the splits; best as many as run at once
 //   block   128
-//   shared  544 HD + 5376 bytes, dynamic (attend_split_shared): three blocks to an SM of an H100
-//   limit   memory: keys and values are read once, 512 HD bytes a split and key head; 3.35 TB/s on an H100
+//   shared  544 HD + 5376 bytes, dynamic (attend_split_shared): three blocks to an SM of an H100; attend_split8: 288 HD + 7424
+//           bytes (attend_split8_shared)
+//   limit   memory: keys and values are read once, 512 HD bytes a split and key head, or 256 HD + 1024 of e4m3 and its scales;
+//           3.35 TB/s on an H100. Each number of e4m3 is widened by one lane, in registers
 // attend_combine: merges the splits of a row, in order of position; a row of length 0 becomes zeros.
 //   grid    (heads, rows)
 //   block   HD
@@ -26,11 +29,14 @@ constexpr int SPLIT_THREADS = SPLIT_WARPS * WARP_LANES;
 constexpr int PARTIAL_HEAD = 4;
 
 constexpr int attend_split_shared(int head_dim) { return (2 * SPLIT_KEYS + QUERIES) * head_dim * int(sizeof(bf16)) + int(sizeof(SplitExchange)); }
-static_assert(attend_split_shared(128) == 544 * 128 + 5376, "the comment above");
+constexpr int attend_split8_shared(int head_dim) { return (SPLIT_KEYS + QUERIES) * head_dim * int(sizeof(bf16)) + int(sizeof(SplitExchange) + 2 * sizeof(SplitScales)); }
+static_assert(attend_split_shared(128) == 544 * 128 + 5376 && attend_split8_shared(128) == 288 * 128 + 7424, "the comment above");
 
-/// Scores of a warp's quarter become weights, which all warps then find in `shared`; returns the row's largest scores.
-template <int HD>
-__device__ __forceinline__ void weigh_quarter(float (&scores)[QUARTER_TILES][4], SplitExchange& shared, float factor, float (&most)[2]) {
+/// Scores of a warp's quarter become weights, which all warps then find in `shared`, multiplied by their values' scales where there
+/// are any; returns the row's largest scores.
+template <bool SCALED>
+__device__ __forceinline__ void weigh_quarter(float (&scores)[QUARTER_TILES][4], const SplitScales* scales, SplitExchange& shared, float factor,
+                                              float (&most)[2]) {
     int row = lane_id() / 4;
     for (int half = 0; half < 2; half++) {
         most[half] = minus_infinity();
@@ -38,6 +44,7 @@ __device__ __forceinline__ void weigh_quarter(float (&scores)[QUARTER_TILES][4],
     }
     weigh(scores, most, factor);
     for (int half = 0; half < 2; half++) shared.sums[warp_id()][row + half * 8][lane_id() % 4] = add_quarter(scores, 0, half);
+    if constexpr (SCALED) scale_keys(scores, scales->values + warp_id() * QUARTER_KEYS);
 #pragma unroll
     for (int tile = 0; tile < QUARTER_TILES; tile += 2) {
         u32 a[4];
@@ -86,19 +93,22 @@ struct SplitAt {
     }
 };
 
-template <int HD>
-__device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables, const AttendRow* rows,
+template <int HD, class KV>
+__device__ __forceinline__ void attend_split(const bf16* qkv, const KV* keys, const KV* values, const int* tables, const AttendRow* rows,
                                              float* partials, int heads, int kv_heads, int count, float scale) {
     wait_for_kernels_ahead();
     DYNAMIC_SHARED(uint4, shared_keys);
-    uint4 *shared_values = shared_keys + SPLIT_PIECES<HD>, *queries = shared_values + SPLIT_PIECES<HD>;
+    constexpr bool SCALED = sizeof(KV) == 1;
+    uint4 *shared_values = shared_keys + SPLIT_PIECES<HD, KV>, *queries = shared_values + SPLIT_PIECES<HD, KV>;
     SplitExchange& exchange = *reinterpret_cast<SplitExchange*>(queries + QUERY_PIECES<HD>);
+    // Those of two splits by turns: the values' are read when the next split's come.
+    SplitScales *scales = reinterpret_cast<SplitScales*>(&exchange + 1), *next_scales = scales + 1;
     const int kv_head = int(blockIdx.x), group = heads / kv_heads;
     const int all = rows[count - 1].first + splits_of(rows[count - 1]), run = all / int(gridDim.y), longer = all % int(gridDim.y);
     const int begin = int(blockIdx.y) * run + min(int(blockIdx.y), longer);
     int left = run + (int(blockIdx.y) < longer ? 1 : 0);
     if (left == 0) return;
-    const auto source = [=](const SplitAt& at) { return PagedKeys<HD>{keys, values, tables + at.row.table, kv_heads, kv_head, at.row.length}; };
+    const auto source = [=](const SplitAt& at) { return PagedKeys<HD, KV>{keys, values, tables + at.row.table, kv_heads, kv_head, at.row.length}; };
     const auto copy_row = [=](const SplitAt& at) {
         const bf16* from = qkv + (size_t(at.row.row) * (heads + 2 * kv_heads) + kv_head * group) * HD;
         if (warp_id() == 0) copy_queries<HD>([=](int i) { return i < group ? from + i * HD : nullptr; }, queries);
@@ -107,6 +117,7 @@ __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, 
     at.index = row_of_split(rows, count, begin), at.row = rows[at.index], at.split = begin - at.row.first;
     int blocks = source(at).look_up(at.split);
     copy_split<HD, SPLIT_THREADS>(source(at), keys, at.split, blocks, shared_keys);
+    if constexpr (SCALED) copy_scales(source(at), at.split, blocks, *scales);
     copy_row(at);
     copy_async_commit();
     copy_split<HD, SPLIT_THREADS>(source(at), values, at.split, blocks, shared_values);
@@ -121,16 +132,20 @@ __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, 
         copy_async_wait<1>();
         __syncthreads();
         float scores[QUARTER_TILES][4], most[2];
-        score<HD>(queries, shared_keys + warp_id() * (SPLIT_PIECES<HD> / SPLIT_WARPS), scores);
+        score<HD, KV>(queries, shared_keys + warp_id() * (SPLIT_PIECES<HD, KV> / SPLIT_WARPS), scores);
+        if constexpr (SCALED) scale_keys(scores, scales->keys + warp_id() * QUARTER_KEYS);
         const int visible = at.row.length - at.split * SPLIT_KEYS, bounds[2] = {visible, visible};
         if (visible < SPLIT_KEYS) hide(scores, warp_id() * QUARTER_KEYS, bounds);
         largest(scores, most);
         if (lane_id() % 4 == 0) exchange.most[warp_id()][query] = most[0], exchange.most[warp_id()][query + 8] = most[1];
         __syncthreads();
-        if (more) copy_split<HD, SPLIT_THREADS>(source(next), keys, next.split, blocks, shared_keys);
+        if (more) {
+            copy_split<HD, SPLIT_THREADS>(source(next), keys, next.split, blocks, shared_keys);
+            if constexpr (SCALED) copy_scales(source(next), next.split, blocks, *next_scales);
+        }
         if (next.index != at.index) copy_row(next);
         copy_async_commit();
-        weigh_quarter<HD>(scores, exchange, factor, most);
+        weigh_quarter<SCALED>(scores, scales, exchange, factor, most);
         copy_async_wait<1>();
         __syncthreads();
         u32 weights[SPLIT_STEPS][4];
@@ -142,14 +157,15 @@ __device__ __forceinline__ void attend_split(const bf16* qkv, const bf16* keys, 
         const size_t splits = size_t(splits_of(at.row));
         float* to = partials + (size_t(at.row.first) * heads + (kv_head * group + query) * splits + at.split) * (PARTIAL_HEAD + HD);
         float sums[HD / QUARTER_KEYS][4];
-        weighted_sum<HD>(weights, shared_values, warp_id() * (HD / QUARTER_KEYS), visible, sums);
+        weighted_sum<HD, KV>(weights, shared_values, warp_id() * (HD / QUARTER_KEYS), visible, sums);
 #pragma unroll
         for (int half = 0; half < 2; half++)
             write_partial<HD>(to + half * 8 * splits * (PARTIAL_HEAD + HD), exchange, sums, most[half], factor, half, query + half * 8 < group);
         __syncthreads();
         if (more) copy_split<HD, SPLIT_THREADS>(source(next), values, next.split, blocks, shared_values);
         copy_async_commit();
-        at = next;
+        SplitScales* const free = scales;
+        at = next, scales = next_scales, next_scales = free;
     }
     copy_async_wait<0>();
 }
@@ -202,17 +218,21 @@ __device__ __forceinline__ void attend_combine(const float* partials, const Atte
     out[(size_t(row.row) * heads + head) * HD + column] = to_bf16(splits ? __fmul_rn(value, share(merged.sum)) : 0);
 }
 
-#define ATTEND_SPLIT(HD)                                                                                                                                     \
+#define ATTEND_SPLIT(name, HD, KV)                                                                                                                           \
     extern "C" __global__ void __launch_bounds__(SPLIT_THREADS, 3)                                                                                           \
-        attend_split_##HD(const bf16* qkv, const bf16* keys, const bf16* values, const int* tables,                                                          \
-                          const AttendRow* rows, float* __restrict__ partials, int heads, int kv_heads, int count, float scale) {                            \
+        name##_##HD(const bf16* qkv, const KV* keys, const KV* values, const int* tables,                \
+                    const AttendRow* rows, float* __restrict__ partials, int heads, int kv_heads, int count, float scale) {                     \
         attend_split<HD>(qkv, keys, values, tables, rows, partials, heads, kv_heads, count, scale);                                                          \
-    }                                                                                                                                                        \
+    }
+#define ATTEND_SPLITS(HD)                                                                                                                                    \
+    ATTEND_SPLIT(attend_split, HD, bf16)                                                                                                                     \
+    ATTEND_SPLIT(attend_split8, HD, e4m3)                                                                                                                    \
     extern "C" __global__ void __launch_bounds__(HD)                                                                                                         \
         attend_combine_##HD(const float* partials, const AttendRow* rows, bf16* __restrict__ out, int heads) {                                               \
         attend_combine<HD>(partials, rows, out, heads);                                                                                                      \
     }
-ATTEND_SPLIT(32)
-ATTEND_SPLIT(64)
-ATTEND_SPLIT(128)
+ATTEND_SPLITS(32)
+ATTEND_SPLITS(64)
+ATTEND_SPLITS(128)
+#undef ATTEND_SPLITS
 #undef ATTEND_SPLIT

@@ -1,4 +1,4 @@
-// Rows of bf16 in shared memory, in pieces of 16 bytes, laid out so that ldmatrix meets no bank conflict.
+// Rows in shared memory, in pieces of 16 bytes, laid out so that ldmatrix meets no bank conflict.
 
 /// Numbers of bf16 in a piece.
 constexpr int PIECE = 8;

@@ -1,9 +1,10 @@
-// Facts about attention: over the paged cache row by row and chunk by chunk, and over images.
+// Facts about attention: over the paged cache, of bf16 and of e4m3, row by row and chunk by chunk, and over images.
 #include <numeric>
 
-#include "harness.h"
+#include "e4m3.h"
 
 namespace {
+#include "../kernels/cache.cuh"
 #include "../kernels/pieces.cuh"
 #include "../kernels/attention.cuh"
 #include "../kernels/attention_split.cuh"
@@ -18,22 +19,27 @@ struct Heads {
     int row() const { return heads + 2 * kv_heads; }
 };
 
-/// Numbers of a head by position: what a reference needs of a sequence.
-using Rows = std::vector<const bf16*>;
+/// A head's numbers of a token, which count `scale` times.
+struct Token {
+    const float* numbers;
+    float scale;
+};
+/// By position: what a reference needs of a sequence.
+using Rows = std::vector<Token>;
 
 /// A row's attention, near enough to exact.
 std::vector<double> exact(const bf16* query, const Rows& keys, const Rows& values, int head_dim, float scale) {
     std::vector<double> weights;
     double sum = 0;
-    for (const bf16* key : keys) {
+    for (const Token& key : keys) {
         double score = 0;
-        for (int i = 0; i < head_dim; i++) score += double(to_float(query[i])) * to_float(key[i]);
-        weights.push_back(std::exp(score * scale));
+        for (int i = 0; i < head_dim; i++) score += double(to_float(query[i])) * key.numbers[i];
+        weights.push_back(std::exp(score * key.scale * scale));
         sum += weights.back();
     }
     std::vector<double> out(size_t(head_dim), 0.0);
     for (size_t key = 0; key < keys.size(); key++)
-        for (size_t i = 0; i < out.size(); i++) out[i] += weights[key] / sum * to_float(values[key][i]);
+        for (size_t i = 0; i < out.size(); i++) out[i] += weights[key] / sum * values[key].scale * values[key].numbers[i];
     return out;
 }
 
@@ -56,7 +62,8 @@ std::vector<bf16> as_defined(const bf16* query, const Rows& keys, const Rows& va
         for (int key = 0; key < 128; key++) {
             scores[key] = there(key) ? 0 : nothing;
             for (int step = 0; there(key) && step < head_dim; step += 16)
-                scores[key] = add_products(scores[key], [&](int i) { return double(to_float(query[step + i])) * to_float(keys[size_t(first + key)][step + i]); });
+                scores[key] = add_products(scores[key], [&](int i) { return double(to_float(query[step + i])) * keys[size_t(first + key)].numbers[step + i]; });
+            if (there(key)) scores[key] *= keys[size_t(first + key)].scale;
             most = std::fmax(most, scores[key]);
         }
         for (int key = 0; key < 128; key++) weights[key] = exp2f(fmaf(scores[key], factor, -(most * factor)));
@@ -73,7 +80,9 @@ std::vector<bf16> as_defined(const bf16* query, const Rows& keys, const Rows& va
             float value = 0;
             for (int step = 0; step < 128; step += 16)
                 value = add_products(value, [&](int i) {
-                    return there(step + i) ? double(to_float(to_bf16(weights[step + i]))) * to_float(values[size_t(first + step + i)][column]) : 0;
+                    if (!there(step + i)) return 0.0;
+                    const Token& value = values[size_t(first + step + i)];
+                    return double(to_float(to_bf16(weights[step + i] * value.scale))) * value.numbers[column];
                 });
             merged[size_t(column)] = fmaf(merged[size_t(column)], before, value * added);
         }
@@ -85,48 +94,75 @@ std::vector<bf16> as_defined(const bf16* query, const Rows& keys, const Rows& va
 }
 
 /// Sequences in a paged cache whose blocks lie in a random order; all else in it is NaN, and -1 in the tables. Every
-/// 32nd split has larger scores than all before it.
-template <int HD>
+/// 32nd split has larger scores than all before it. Tokens of e4m3 have scales that are far apart.
+template <int HD, class KV = bf16>
 struct Cache {
+    static constexpr bool SCALED = sizeof(KV) == 1;
+    static constexpr size_t BLOCK = size_t(16) * (SCALED ? HD + 4 : HD);
     Heads heads;
     std::vector<int> lengths;
     int stride;
-    Buffer<bf16> keys, values;
-    /// They end where the memory does that a kernel may read.
-    Buffer<int> memory;
-    int* tables;
+    Buffer<KV> keys, values;
+    Buffer<int> tables;
+    /// What lies there, [sequence][position][kv_head][HD] with as many positions for all, and the scales.
+    std::vector<float> numbers[2], scales[2];
 
     Cache(Heads heads, const std::vector<int>& lengths, uint64_t seed)
-        : heads(heads), lengths(lengths), stride(ceil_div(*std::max_element(lengths.begin(), lengths.end()), 16) + 2), keys(numbers()), values(numbers()),
-          memory((lengths.size() * size_t(stride) + 63) / 64 * 64), tables(memory.get() + memory.size() - lengths.size() * size_t(stride)) {
+        : heads(heads), lengths(lengths), stride(ceil_div(*std::max_element(lengths.begin(), lengths.end()), 16) + 2), keys(size()), values(size()),
+          tables((lengths.size() * size_t(stride) + 63) / 64 * 64) {
         Random random(seed);
         std::vector<int> blocks(lengths.size() * size_t(stride));
         std::iota(blocks.begin(), blocks.end(), 0);
         for (size_t i = blocks.size(); i > 1; i--) std::swap(blocks[i - 1], blocks[size_t(random.between(0, int(i) - 1))]);
+        for (int which = 0; which < 2; which++) scales[which].resize(index(lengths.size(), 0, 0), 1.0f), numbers[which].resize(scales[which].size() * HD);
         for (size_t sequence = 0; sequence < lengths.size(); sequence++)
             for (int position = 0; position < lengths[sequence]; position++) {
                 const float size = position / 128 % 32 ? 0.6f : 1 + float(position) / 4096;
-                if (position % 16 == 0) tables[sequence * size_t(stride) + size_t(position / 16)] = blocks.back(), blocks.pop_back();
-                for (int head = 0; head < heads.kv_heads; head++)
-                    for (int i = 0; i < HD; i++) {
-                        keys[at(sequence, position, head) + size_t(i)] = to_bf16(random.around(size));
-                        values[at(sequence, position, head) + size_t(i)] = to_bf16(random.around(1));
-                    }
+                if (position % 16 == 0) tables[size_t(table(int(sequence)) + position / 16)] = blocks.back(), blocks.pop_back();
+                for (int head = 0; head < heads.kv_heads; head++) {
+                    put(keys, 0, sequence, position, head, random, size);
+                    put(values, 1, sequence, position, head, random, 1);
+                }
             }
     }
 
-    size_t at(size_t sequence, int position, int head) const {
-        size_t block = size_t(tables[sequence * size_t(stride) + size_t(position / 16)]);
-        return ((block * size_t(heads.kv_heads) + size_t(head)) * 16 + size_t(position % 16)) * HD;
-    }
-    Rows rows(const Buffer<bf16>& of, int sequence, int count, int kv_head) const {
+    /// Where a sequence's table begins. The last one ends where the memory does, so that nobody reads beyond it unnoticed.
+    int table(int sequence) const { return int(tables.size()) - (int(lengths.size()) - sequence) * stride; }
+
+    Rows rows(int which, int sequence, int count, int kv_head) const {
         Rows rows;
-        for (int position = 0; position < count; position++) rows.push_back(of.get() + at(size_t(sequence), position, kv_head));
+        for (int position = 0; position < count; position++) {
+            const size_t at = index(size_t(sequence), position, kv_head);
+            rows.push_back({numbers[which].data() + at * HD, scales[which][at]});
+        }
         return rows;
     }
 
   private:
-    size_t numbers() const { return lengths.size() * size_t(stride) * size_t(heads.kv_heads) * 16 * HD; }
+    size_t size() const { return lengths.size() * size_t(stride) * size_t(heads.kv_heads) * BLOCK; }
+    size_t index(size_t sequence, int position, int head) const { return (sequence * size_t(stride) * 16 + size_t(position)) * size_t(heads.kv_heads) + size_t(head); }
+
+    void put(Buffer<KV>& of, int which, size_t sequence, int position, int head, Random& random, float size) {
+        const size_t block = size_t(tables[size_t(table(int(sequence)) + position / 16)]), at = index(sequence, position, head);
+        KV* to = of.get() + (block * size_t(heads.kv_heads) + size_t(head)) * BLOCK;
+        std::vector<float> drawn;
+        for (int i = 0; i < HD; i++) drawn.push_back(random.around(size));
+        if constexpr (SCALED) {
+            if (position % 3 == 1)
+                for (float& x : drawn) x /= 64;
+            scales[which][at] = test::scale_of(drawn);
+            memcpy(to + 16 * HD + position % 16 * 4, &scales[which][at], 4);
+        }
+        for (size_t i = 0; i < HD; i++)
+            if constexpr (SCALED) {
+                const unsigned code = test::nearest(drawn[i] / scales[which][at]);
+                to[size_t(position % 16) * HD + test::interleaved(i)] = {static_cast<unsigned char>(code)};
+                numbers[which][at * HD + i] = float(test::meaning(code));
+            } else {
+                to[size_t(position % 16) * HD + i] = to_bf16(drawn[i]);
+                numbers[which][at * HD + i] = to_float(to_bf16(drawn[i]));
+            }
+    }
 };
 
 /// Rows of qkv of which only the queries are numbers.
@@ -143,35 +179,51 @@ constexpr float SCALE = 0.37f;
 
 #define OF_HEAD_DIM(kernel) (HD == 32 ? kernel##_32 : HD == 64 ? kernel##_64 : kernel##_128)
 
+/// The kernel for numbers of KV, and what it takes beside.
+template <int HD, class KV>
+auto split_kernel() {
+    if constexpr (sizeof(KV) == 1)
+        return std::pair(OF_HEAD_DIM(attend_split8), size_t(288 * HD + 7424));
+    else
+        return std::pair(OF_HEAD_DIM(attend_split), size_t(544 * HD + 5376));
+}
+template <int HD, class KV>
+auto chunk_kernel() {
+    if constexpr (sizeof(KV) == 1)
+        return std::pair(OF_HEAD_DIM(attend_chunk8), size_t(768 * HD + 1024));
+    else
+        return std::pair(OF_HEAD_DIM(attend_chunk), size_t(768 * HD));
+}
+
 /// `rows` and `tiles` below name sequences of the cache where the kernels want to know where the blocks begin.
-template <int HD>
-std::vector<bf16> split_and_combine(const Cache<HD>& cache, const Buffer<bf16>& qkv, std::vector<AttendRow> rows, unsigned grid_y) {
+template <int HD, class KV>
+std::vector<bf16> split_and_combine(const Cache<HD, KV>& cache, const Buffer<bf16>& qkv, std::vector<AttendRow> rows, unsigned grid_y) {
     const int heads = cache.heads.heads, kv_heads = cache.heads.kv_heads, count = int(rows.size());
     int splits = 0;
-    for (AttendRow& row : rows) row.table *= cache.stride, row.first = splits, splits += ceil_div(row.length, 128);
+    for (AttendRow& row : rows) row.table = cache.table(row.table), row.first = splits, splits += ceil_div(row.length, 128);
     Buffer<AttendRow> device_rows(rows);
     // No more than the rows' own splits: what is written beyond is noticed.
     Buffer<float> partials(size_t(heads) * size_t(splits) * (HD + 4));
     Buffer<bf16> out(qkv.size() / size_t(cache.heads.row()) * size_t(heads));
-    auto split = OF_HEAD_DIM(attend_split);
+    auto [split, shared] = split_kernel<HD, KV>();
     auto combine = OF_HEAD_DIM(attend_combine);
-    cpucuda::launch({unsigned(kv_heads), grid_y ? grid_y : unsigned(splits)}, 128, size_t(544 * HD + 5376), [&] {
-        split(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables, device_rows.get(), partials.get(), heads, kv_heads, count, SCALE);
+    cpucuda::launch({unsigned(kv_heads), grid_y ? grid_y : unsigned(splits)}, 128, shared, [&, split = split] {
+        split(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables.get(), device_rows.get(), partials.get(), heads, kv_heads, count, SCALE);
     });
     cpucuda::launch({unsigned(heads), unsigned(count)}, unsigned(HD), 0, [&] { combine(partials.get(), device_rows.get(), out.get(), heads); });
     return out.copy();
 }
 
-template <int HD>
-std::vector<bf16> chunk(const Cache<HD>& cache, const Buffer<bf16>& qkv, std::vector<AttendTile> tiles) {
+template <int HD, class KV>
+std::vector<bf16> chunk(const Cache<HD, KV>& cache, const Buffer<bf16>& qkv, std::vector<AttendTile> tiles) {
     auto [heads, kv_heads] = cache.heads;
     int most = 0;
-    for (AttendTile& tile : tiles) tile.table *= cache.stride, most = std::max(most, tile.count);
+    for (AttendTile& tile : tiles) tile.table = cache.table(tile.table), most = std::max(most, tile.count);
     Buffer<AttendTile> device_tiles(tiles);
     Buffer<bf16> out(qkv.size() / size_t(cache.heads.row()) * size_t(heads));
-    auto kernel = OF_HEAD_DIM(attend_chunk);
-    cpucuda::launch({unsigned(kv_heads * ceil_div(most * cache.heads.group(), 128)), unsigned(tiles.size())}, 256, size_t(768 * HD), [&] {
-        kernel(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables, device_tiles.get(), out.get(), cache.heads.heads, cache.heads.kv_heads,
+    auto [kernel, shared] = chunk_kernel<HD, KV>();
+    cpucuda::launch({unsigned(kv_heads * ceil_div(most * cache.heads.group(), 128)), unsigned(tiles.size())}, 256, shared, [&, kernel = kernel] {
+        kernel(qkv.get(), cache.keys.get(), cache.values.get(), cache.tables.get(), device_tiles.get(), out.get(), cache.heads.heads, cache.heads.kv_heads,
                SCALE);
     });
     return out.copy();
@@ -188,13 +240,13 @@ void close_to(const bf16* got, const std::vector<double>& want) {
 }
 
 /// What a row that sees `count` keys of a sequence must be.
-template <int HD>
-void check_row(const Cache<HD>& cache, const Buffer<bf16>& qkv, const std::vector<bf16>& out, int row, int sequence, int count) {
+template <int HD, class KV>
+void check_row(const Cache<HD, KV>& cache, const Buffer<bf16>& qkv, const std::vector<bf16>& out, int row, int sequence, int count) {
     for (int head = 0; head < cache.heads.heads; head++) {
         const int kv_head = head / cache.heads.group();
         const bf16* query = qkv.get() + size_t(row * cache.heads.row() + head) * HD;
         const bf16* got = out.data() + size_t(row * cache.heads.heads + head) * HD;
-        const Rows keys = cache.rows(cache.keys, sequence, count, kv_head), values = cache.rows(cache.values, sequence, count, kv_head);
+        const Rows keys = cache.rows(0, sequence, count, kv_head), values = cache.rows(1, sequence, count, kv_head);
         close_to(got, exact(query, keys, values, HD, SCALE));
         same(got, as_defined(query, keys, values, HD, SCALE), "as defined", row, head);
     }
@@ -202,9 +254,9 @@ void check_row(const Cache<HD>& cache, const Buffer<bf16>& qkv, const std::vecto
 
 const std::vector<int> LENGTHS = {1, 15, 16, 17, 127, 128, 129, 300};
 
-template <int HD>
+template <int HD, class KV>
 void decode(Heads heads, const std::vector<int>& lengths) {
-    Cache<HD> cache(heads, lengths, 1);
+    Cache<HD, KV> cache(heads, lengths, 1);
     const int count = int(lengths.size());
     Buffer<bf16> qkv = random_queries<HD>(heads, count, 2);
     std::vector<AttendRow> rows;
@@ -220,9 +272,9 @@ std::vector<AttendTile> in_tiles(int start, int end, int first, int tile) {
     return tiles;
 }
 
-template <int HD>
+template <int HD, class KV>
 void prefill(Heads heads, int start, int end) {
-    Cache<HD> cache(heads, {end}, 3);
+    Cache<HD, KV> cache(heads, {end}, 3);
     Buffer<bf16> qkv = random_queries<HD>(heads, end - start, 4);
     std::vector<bf16> out = chunk(cache, qkv, in_tiles(start, end, 64, 64));
     for (int row = 0; row < end - start; row += 1 + row / 8 % 5) check_row(cache, qkv, out, row, 0, start + row + 1);
@@ -231,29 +283,30 @@ void prefill(Heads heads, int start, int end) {
     test::expect(test::same_bits(split_and_combine(cache, qkv, rows, 0).data(), out.data(), out.size()), "row by row is not the same");
 }
 
-void decode_facts() {
-    test::fact("rows_attend_as_defined_whatever_their_lengths_and_their_blocks", [] {
-        decode<32>({4, 2}, LENGTHS);
-        decode<64>({2, 1}, LENGTHS);
-        decode<128>({4, 1}, LENGTHS);
+template <class KV>
+void decode_facts(const std::string& of) {
+    test::fact(("rows_attend_as_defined_whatever_their_lengths_and_their_blocks" + of).c_str(), [] {
+        decode<32, KV>({4, 2}, LENGTHS);
+        decode<64, KV>({2, 1}, LENGTHS);
+        decode<128, KV>({4, 1}, LENGTHS);
     });
-    test::fact("all_groups_of_query_heads_attend_to_their_key_head", [] {
-        for (Heads heads : {Heads{1, 1}, {3, 3}, {4, 2}, {3, 1}, {8, 2}, {5, 1}, {7, 1}, {8, 1}, {9, 1}, {16, 1}, {32, 2}}) decode<32>(heads, {130, 40});
-        decode<128>({16, 2}, {150});
+    test::fact(("all_groups_of_query_heads_attend_to_their_key_head" + of).c_str(), [] {
+        for (Heads heads : {Heads{1, 1}, {3, 3}, {4, 2}, {3, 1}, {8, 2}, {5, 1}, {7, 1}, {8, 1}, {9, 1}, {16, 1}, {32, 2}}) decode<32, KV>(heads, {130, 40});
+        decode<128, KV>({16, 2}, {150});
     });
-    test::fact("more_splits_than_are_combined_at_a_time_are_merged_in_order", [] { decode<64>({1, 1}, {33 * 128 + 5, 32 * 128, 64 * 128 + 1}); });
-    test::fact("a_row_is_the_same_whatever_the_grid", [] {
-        Cache<64> cache({4, 2}, {700, 90}, 5);
+    test::fact(("more_splits_than_are_combined_at_a_time_are_merged_in_order" + of).c_str(), [] { decode<64, KV>({1, 1}, {33 * 128 + 5, 32 * 128, 64 * 128 + 1}); });
+    test::fact(("a_row_is_the_same_whatever_the_grid" + of).c_str(), [] {
+        Cache<64, KV> cache({4, 2}, {700, 90}, 5);
         Buffer<bf16> qkv = random_queries<64>(cache.heads, 2, 6);
         std::vector<AttendRow> rows = {{0, 700, 0, 0}, {1, 90, 1, 0}};
         std::vector<bf16> want = split_and_combine(cache, qkv, rows, 0);
         for (unsigned grid : {1u, 2u, 3u, 4u, 6u, 9u, 50u})
             test::expect(test::same_bits(split_and_combine(cache, qkv, rows, grid).data(), want.data(), want.size()), "grid %u", grid);
     });
-    test::fact("one_long_row_among_many_short_and_empty_ones_attends_as_defined", [] {
+    test::fact(("one_long_row_among_many_short_and_empty_ones_attends_as_defined" + of).c_str(), [] {
         std::vector<int> lengths(40, 3);
         lengths[0] = 200, lengths[17] = 1500, lengths[39] = 129;
-        Cache<32> cache({2, 1}, lengths, 14);
+        Cache<32, KV> cache({2, 1}, lengths, 14);
         Buffer<bf16> qkv = random_queries<32>(cache.heads, 44, 15);
         std::vector<AttendRow> rows = {{40, 0, 0, 0}};
         for (int i = 0; i < 40; i++) {
@@ -267,8 +320,8 @@ void decode_facts() {
             for (size_t i = 40 * 64; i < 44 * 64; i++) test::expect(out[i].bits == 0, "number %zu", i);
         }
     });
-    test::fact("a_row_of_length_0_becomes_zeros_and_reads_nothing", [] {
-        Cache<64> cache({4, 2}, {20, 90}, 7);
+    test::fact(("a_row_of_length_0_becomes_zeros_and_reads_nothing" + of).c_str(), [] {
+        Cache<64, KV> cache({4, 2}, {20, 90}, 7);
         Buffer<bf16> qkv = random_queries<64>(cache.heads, 4, 8);
         std::vector<bf16> out = split_and_combine(cache, qkv, {{3, 0, -1, 0}, {1, 90, 1, 0}}, 0);
         check_row(cache, qkv, out, 1, 1, 90);
@@ -277,27 +330,28 @@ void decode_facts() {
     });
 }
 
-void chunk_facts() {
-    test::fact("a_chunk_attends_as_defined_and_as_its_rows_do_one_by_one", [] {
-        prefill<64>({16, 2}, 0, 290);
-        prefill<64>({2, 1}, 250, 300);
-        prefill<128>({4, 1}, 100, 140);
-        prefill<32>({3, 3}, 127, 130);
-        prefill<128>({1, 1}, 0, 1);
+template <class KV>
+void chunk_facts(const std::string& of) {
+    test::fact(("a_chunk_attends_as_defined_and_as_its_rows_do_one_by_one" + of).c_str(), [] {
+        prefill<64, KV>({16, 2}, 0, 290);
+        prefill<64, KV>({2, 1}, 250, 300);
+        prefill<128, KV>({4, 1}, 100, 140);
+        prefill<32, KV>({3, 3}, 127, 130);
+        prefill<128, KV>({1, 1}, 0, 1);
     });
-    test::fact("all_groups_fill_the_tiles_of_a_chunk", [] {
-        for (Heads heads : {Heads{2, 1}, {3, 1}, {5, 1}, {7, 1}, {8, 1}, {8, 2}, {16, 1}}) prefill<32>(heads, 90, 157);
+    test::fact(("all_groups_fill_the_tiles_of_a_chunk" + of).c_str(), [] {
+        for (Heads heads : {Heads{2, 1}, {3, 1}, {5, 1}, {7, 1}, {8, 1}, {8, 2}, {16, 1}}) prefill<32, KV>(heads, 90, 157);
     });
-    test::fact("a_row_is_the_same_whatever_the_chunks_and_tiles", [] {
+    test::fact(("a_row_is_the_same_whatever_the_chunks_and_tiles" + of).c_str(), [] {
         const int start = 100, end = 290;
-        Cache<32> cache({4, 1}, {end}, 9);
+        Cache<32, KV> cache({4, 1}, {end}, 9);
         Buffer<bf16> qkv = random_queries<32>(cache.heads, end - start, 10);
         std::vector<bf16> want = chunk(cache, qkv, in_tiles(start, end, 64, 64));
         for (auto [first, tile] : {std::pair{64, 32}, {1, 64}, {28, 64}, {29, 17}, {5, 63}})
             test::expect(test::same_bits(chunk(cache, qkv, in_tiles(start, end, first, tile)).data(), want.data(), want.size()), "tiles of %d", tile);
     });
-    test::fact("chunks_of_several_sequences_share_a_launch", [] {
-        Cache<64> cache({4, 2}, {40, 140, 64}, 11);
+    test::fact(("chunks_of_several_sequences_share_a_launch" + of).c_str(), [] {
+        Cache<64, KV> cache({4, 2}, {40, 140, 64}, 11);
         Buffer<bf16> qkv = random_queries<64>(cache.heads, 60, 12);
         std::vector<AttendTile> tiles = {{20, 30, 110, 1}, {0, 5, 35, 0}, {55, 1, 63, 2}};
         std::vector<bf16> out = chunk(cache, qkv, tiles);
@@ -329,7 +383,13 @@ void images(int heads, const std::vector<int>& spans, int tile) {
         for (int head = 0; head < heads; head++) {
             auto at = [&](int row, int part) { return qkv.get() + size_t((row * 3 + part) * heads + head) * HD; };
             Rows keys, values;
-            for (int row = of.start; row < of.start + of.table; row++) keys.push_back(at(row, 1)), values.push_back(at(row, 2));
+            std::vector<std::vector<float>> kept;
+            for (int row = of.start; row < of.start + of.table; row++)
+                for (int part : {1, 2}) {
+                    kept.emplace_back();
+                    for (int i = 0; i < HD; i++) kept.back().push_back(to_float(at(row, part)[i]));
+                    (part == 1 ? keys : values).push_back({kept.back().data(), 1});
+                }
             for (int row = of.row; row < of.row + of.count; row += 7) {
                 const bf16* got = out.get() + size_t(row * heads + head) * HD;
                 close_to(got, exact(at(row, 0), keys, values, HD, SCALE));
@@ -364,8 +424,10 @@ void image_facts() {
 }  // namespace
 
 int main() {
-    decode_facts();
-    chunk_facts();
+    decode_facts<bf16>("");
+    decode_facts<e4m3>("_of_e4m3");
+    chunk_facts<bf16>("");
+    chunk_facts<e4m3>("_of_e4m3");
     image_facts();
     return test::summary();
 }

@@ -1,5 +1,5 @@
 // Facts about weights of 8 bits: how they are made and how they are multiplied.
-#include "harness.h"
+#include "e4m3.h"
 
 namespace {
 #include "../kernels/rows.cuh"
@@ -11,25 +11,9 @@ namespace {
 #include "../kernels/gemm_parts.cuh"
 
 using test::Buffer;
+using test::meaning;
+using test::nearest;
 using test::Random;
-
-/// The format's table: 448 is the largest, 2^-9 the smallest.
-double meaning(unsigned code) {
-    unsigned exponent = code >> 3 & 15, mantissa = code & 7;
-    double size = exponent ? std::ldexp(8 + mantissa, int(exponent) - 10) : std::ldexp(mantissa, -9);
-    return code & 0x80 ? -size : size;
-}
-
-/// The code nearest to x; of two the even one, and of zeros the one with the sign of x.
-unsigned nearest(double x) {
-    const unsigned first = std::signbit(x) ? 0x80 : 0;
-    unsigned best = first;
-    for (unsigned code = first; code < first + 0x7f; code++) {
-        double was = std::fabs(meaning(best) - x), is = std::fabs(meaning(code) - x);
-        if (is < was || (is == was && code % 2 == 0)) best = code;
-    }
-    return best;
-}
 
 /// Where number k of a row lies.
 size_t place(size_t k) {
@@ -43,12 +27,15 @@ void codes() {
             if ((code & 0x7f) == 0x7f) continue;
             for (u32 other : {0x00u, 0x3au, 0xffu}) {
                 const u32 below = code | other << 8, above = code << 8 | other;
-                test::expect(low_half(widen_pair(below | 0xabcd0000u)) == float(meaning(code)), "code %x below %x", code, other);
-                test::expect(high_half(widen_pair(above | 0xabcd0000u)) == float(meaning(code)), "code %x above %x", code, other);
-                test::expect(low_half(widen_pair<true>(below << 16 | 0xabcdu)) == float(meaning(code)), "code %x below %x in the upper half", code, other);
-                test::expect(high_half(widen_pair<true>(above << 16 | 0xabcdu)) == float(meaning(code)), "code %x above %x in the upper half", code, other);
+                test::expect(low_half(widen_bytes<0, 1>(below | 0xabcd0000u)) == float(meaning(code)), "code %x below %x", code, other);
+                test::expect(high_half(widen_bytes<0, 1>(above | 0xabcd0000u)) == float(meaning(code)), "code %x above %x", code, other);
+                test::expect(low_half(widen_bytes<2, 3>(below << 16 | 0xabcdu)) == float(meaning(code)), "code %x below %x in the upper half", code, other);
+                test::expect(high_half(widen_bytes<2, 3>(above << 16 | 0xabcdu)) == float(meaning(code)), "code %x above %x in the upper half", code, other);
             }
-            test::expect(std::signbit(low_half(widen_pair(code))) == (code >= 0x80), "the sign of %x", code);
+            const u32 four = 0x00a1u << 16 | 0xb2u << 8 | code;
+            test::expect(low_half(widen_bytes<0, 2>(four)) == float(meaning(code)) && high_half(widen_bytes<0, 2>(four)) == float(meaning(0xa1)), "bytes 0 and 2, %x", code);
+            test::expect(low_half(widen_bytes<1, 3>(four)) == float(meaning(0xb2)) && high_half(widen_bytes<1, 3>(code << 24 | four)) == float(meaning(code)), "bytes 1 and 3, %x", code);
+            test::expect(std::signbit(low_half(widen_bytes<0, 1>(code))) == (code >= 0x80), "the sign of %x", code);
         }
     });
     test::fact("numbers_become_the_nearest_code", [] {

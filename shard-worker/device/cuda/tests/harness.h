@@ -12,6 +12,8 @@ namespace {
 #include "../kernels/ptx.cuh"
 
 #include "../kernels/common.cuh"
+
+#include "../kernels/e4m3.cuh"
 }  // namespace
 
 namespace test {

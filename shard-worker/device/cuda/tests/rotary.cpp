@@ -1,11 +1,12 @@
 // Facts about rotary positions and the cache.
 #include <set>
 
-#include "harness.h"
+#include "e4m3.h"
 
 namespace {
 #include "../kernels/rows.cuh"
 
+#include "../kernels/cache.cuh"
 #include "../kernels/rotary.cuh"
 
 constexpr int POSITIONS = 40;
@@ -63,21 +64,27 @@ void in_place() {
     });
 }
 
-/// One random batch stored, and every number of the row and of the cache looked at.
-void check_store(test::Random& random, Shape s) {
-    const int blocks = 4;
-    size_t rows = size_t(random.between(1, 5)), fused = size_t(s.fused()), hd = size_t(s.head_dim);
-    std::vector<bf16> given = test::random_bf16(random, rows * fused);
+constexpr int BLOCKS = 4;
+
+/// Positions of rows, and where in the cache they go: the ends of blocks, a row that stores nothing, then any other slots.
+std::pair<std::vector<int>, std::vector<int>> places(test::Random& random, size_t rows) {
     std::vector<int> positions, slots;
-    // The ends of blocks, a row that stores nothing, then any other slots.
-    std::set<int> ends = {15, 16, blocks * BLOCK_TOKENS - 1, 0};
+    std::set<int> ends = {15, 16, BLOCKS * BLOCK_TOKENS - 1, 0};
     for (size_t r = 0; r < rows; r++) {
         positions.push_back(random.between(0, POSITIONS - 1));
         slots.push_back(r == 3 ? -1 : *ends.begin());
         if (r != 3) ends.erase(ends.begin());
         if (ends.empty()) ends.insert(random.between(20, 60));
     }
-    size_t cache_size = size_t(blocks * s.kv_heads * BLOCK_TOKENS) * hd;
+    return {positions, slots};
+}
+
+/// One random batch stored, and every number of the row and of the cache looked at.
+void check_store(test::Random& random, Shape s) {
+    size_t rows = size_t(random.between(1, 5)), fused = size_t(s.fused()), hd = size_t(s.head_dim);
+    std::vector<bf16> given = test::random_bf16(random, rows * fused);
+    auto [positions, slots] = places(random, rows);
+    size_t cache_size = size_t(BLOCKS * s.kv_heads * BLOCK_TOKENS) * hd;
     test::Buffer<bf16> qkv(given), by_rotate(given), keys(cache_size), values(cache_size);
     test::Buffer<float> table(angles(s.head_dim));
     test::Buffer<int> at(positions), to(slots);
@@ -111,6 +118,51 @@ void check_store(test::Random& random, Shape s) {
         test::expect((key_seen[i] || keys.untouched(i)) && (value_seen[i] || values.untouched(i)), "number %zu of the cache was written", i);
 }
 
+/// The same with e4m3: what rotate makes is quantised head by head, and all else in the cache stays as it was.
+void check_store8(test::Random& random, Shape s) {
+    const size_t rows = size_t(random.between(1, 5)), fused = size_t(s.fused()), hd = size_t(s.head_dim), block = 16 * (hd + 4);
+    std::vector<bf16> given = test::random_bf16(random, rows * fused, random.chance(0.5) ? 1e-3f : 30);
+    // Of row 0 the last value's head is nothing but zeros; a number of row 1 is infinite.
+    for (size_t i = fused - hd; i < fused; i++) given[i] = {u16(i % 2 << 15)};
+    if (rows > 1) given[2 * fused - 1] = {0xff80};
+    auto [positions, slots] = places(random, rows);
+    const size_t cache_size = size_t(BLOCKS * s.kv_heads) * block;
+    test::Buffer<bf16> qkv(given), turned(given);
+    test::Buffer<e4m3> keys(cache_size), values(cache_size);
+    test::Buffer<float> table(angles(s.head_dim));
+    test::Buffer<int> at(positions), to(slots);
+    dim3 grid(unsigned(rows), unsigned(random.between(1, 2)));
+    cpucuda::launch(grid, 256, 0, [&] { rotate_store8(qkv.get(), table.get(), at.get(), to.get(), keys.get(), values.get(), s.heads, s.kv_heads, s.head_dim); });
+    cpucuda::launch(grid, 256, 0, [&] { rotate(turned.get(), table.get(), at.get(), s.heads, s.kv_heads, s.head_dim); });
+
+    std::vector<unsigned char> wanted[2] = {std::vector<unsigned char>(cache_size, 0xff), std::vector<unsigned char>(cache_size, 0xff)};
+    for (size_t r = 0; r < rows; r++) {
+        const size_t queries = size_t(s.heads) * hd;
+        test::expect(test::same_bits(qkv.get() + r * fused, turned.get() + r * fused, queries), "queries of row %zu", r);
+        test::expect(test::same_bits(qkv.get() + r * fused + queries, given.data() + r * fused + queries, fused - queries), "row %zu was changed", r);
+        for (size_t head = 0; slots[r] >= 0 && head < size_t(2 * s.kv_heads); head++) {
+            std::vector<float> numbers;
+            for (size_t i = 0; i < hd; i++) numbers.push_back(to_float(turned[r * fused + queries + head * hd + i]));
+            const bool infinite = r == 1 && head + 1 == size_t(2 * s.kv_heads);
+            const float scale = test::scale_of(numbers);
+            const size_t kv_heads = size_t(s.kv_heads), token = size_t(slots[r]) % 16, first = (size_t(slots[r]) / 16 * kv_heads + head % kv_heads) * block;
+            std::vector<unsigned char>& want = wanted[head / kv_heads];
+            memcpy(want.data() + first + 16 * hd + token * 4, &scale, 4);
+            for (size_t i = 0; i < hd; i++) want[first + token * hd + test::interleaved(i)] = static_cast<unsigned char>(test::nearest(numbers[i] / scale));
+            if (!infinite) continue;
+            // What such a token's numbers become does not matter, since its scale is no number.
+            float got;
+            memcpy(&got, values.get() + first + 16 * hd + token * 4, 4);
+            test::expect(std::isnan(got), "the scale of an infinite number is %g", double(got));
+            memcpy(want.data() + first + 16 * hd + token * 4, &got, 4);
+            memcpy(want.data() + first + token * hd, values.get() + first + token * hd, hd);
+        }
+    }
+    for (size_t i = 0; i < cache_size; i++)
+        test::expect(keys[i].bits == wanted[0][i] && values[i].bits == wanted[1][i], "byte %zu of the cache: key %x, not %x; value %x, not %x", i, keys[i].bits,
+                     wanted[0][i], values[i].bits, wanted[1][i]);
+}
+
 }  // namespace
 
 int main() {
@@ -119,6 +171,11 @@ int main() {
         test::Random random(2);
         for (int trial = 0; trial < 4; trial++)
             for (Shape s : SHAPES) check_store(random, s);
+    });
+    test::fact("rotate_store8_quantises_each_token_of_a_head_by_itself_and_writes_it_to_its_slot_alone", [] {
+        test::Random random(3);
+        for (int trial = 0; trial < 6; trial++)
+            for (Shape s : {Shape{1, 1, 32}, {4, 2, 32}, {3, 1, 32}, {8, 2, 64}, {5, 1, 64}, {4, 1, 128}, {32, 8, 128}}) check_store8(random, s);
     });
     return test::summary();
 }

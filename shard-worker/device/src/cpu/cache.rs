@@ -15,7 +15,7 @@ use super::element::Element;
 use super::parts::Parts;
 use super::pool::Pool;
 use super::simd::LANES;
-use crate::{CacheShape, ChunkSpan, DeviceError, Dtype, Heads};
+use crate::{CacheDtype, CacheShape, ChunkSpan, DeviceError, Dtype, Heads};
 
 // A vector of scores is a block's tokens.
 const _: () = assert!(BLOCK_TOKENS == LANES && CacheShape::VECTOR == LANES);
@@ -38,8 +38,9 @@ impl CpuCache {
         let layout = Layout::new(shape.blocks, shape.kv_heads, shape.head_dim);
         let numbers = shape.layers * layout.layer();
         let store = match shape.dtype {
-            Dtype::F32 => Store::F32(Pages { layout, keys: zeroed(numbers)?, values: zeroed(numbers)? }),
-            Dtype::Bf16 => Store::Bf16(Pages { layout, keys: zeroed(numbers)?, values: zeroed(numbers)? }),
+            CacheDtype::Plain(Dtype::F32) => Store::F32(Pages { layout, keys: zeroed(numbers)?, values: zeroed(numbers)? }),
+            CacheDtype::Plain(Dtype::Bf16) => Store::Bf16(Pages { layout, keys: zeroed(numbers)?, values: zeroed(numbers)? }),
+            CacheDtype::Fp8 => return Err(DeviceError::Dtype { device: "cpu", known: "f32 and bf16", asked: "fp8".into() }),
         };
         Ok(Self { shape, store })
     }
@@ -175,7 +176,7 @@ mod tests {
     #[test]
     fn a_cache_takes_the_bytes_that_its_shape_says() {
         for (head_dim, dtype) in [(8, Dtype::F32), (16, Dtype::Bf16), (40, Dtype::F32), (72, Dtype::Bf16), (128, Dtype::F32)] {
-            let shape = CacheShape { layers: 3, kv_heads: 2, head_dim, blocks: 5, dtype };
+            let shape = CacheShape { layers: 3, kv_heads: 2, head_dim, blocks: 5, dtype: dtype.into() };
             let taken = match CpuCache::new(shape).unwrap().store {
                 Store::F32(pages) => size_of_val(&*pages.keys) + size_of_val(&*pages.values),
                 Store::Bf16(pages) => size_of_val(&*pages.keys) + size_of_val(&*pages.values),

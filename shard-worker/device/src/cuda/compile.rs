@@ -20,10 +20,12 @@ macro_rules! sources {
 sources! {
     "ptx",
     "common",
+    "e4m3",
     "rows",
     "embed",
     "norm",
     "elementwise",
+    "cache",
     "rotary",
     "dummy",
     "logits",

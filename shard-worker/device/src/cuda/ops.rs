@@ -8,7 +8,7 @@ use super::{
     shapes::{agree, cached, fused, holds, shaped, turns},
     tensor::{self, Numbers},
 };
-use crate::{CacheShape, Choosing, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
+use crate::{CacheDtype, CacheShape, Choosing, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
 
 /// Threads of a block that has a row.
 const THREADS: u32 = 256;
@@ -277,7 +277,11 @@ impl Device for CudaDevice {
             int(heads.kv_heads)?.into(),
             int(heads.head_dim)?.into(),
         ];
-        self.kernels.launch(Kernel::RotateStore, Geometry::shared_rows(rows.rows, qkv.cols), &args)
+        let kernel = match cache.shape.dtype {
+            CacheDtype::Plain(_) => Kernel::RotateStore,
+            CacheDtype::Fp8 => Kernel::RotateStore8,
+        };
+        self.kernels.launch(kernel, Geometry::shared_rows(rows.rows, qkv.cols), &args)
     }
 
     fn attend(
@@ -293,7 +297,7 @@ impl Device for CudaDevice {
         cached("attend", heads, cache, layer, rows)?;
         holds("attend", out, Numbers::Working)?;
         shaped("attend", out, rows.rows, heads.heads * heads.head_dim)?;
-        self.attend_cache(qkv, heads, cache.layer(layer), rows, out)
+        self.attend_cache(qkv, heads, (cache, layer), rows, out)
     }
 
     fn attend_images(&self, qkv: &CudaTensor, heads: Heads, rows: &CudaRows, out: &mut CudaTensor) -> Result<(), DeviceError> {

@@ -3,7 +3,7 @@
 use tessera_types::BLOCK_TOKENS;
 
 use super::{CudaDevice, context::Memory};
-use crate::{CacheShape, DeviceError, Dtype, MatrixSource};
+use crate::{CacheDtype, CacheShape, DeviceError, Dtype, MatrixSource};
 
 /// A vector of weights, f32.
 pub struct CudaVector {
@@ -25,7 +25,7 @@ pub struct CudaRotary {
     pub(super) memory: Memory,
 }
 
-/// Keys and values of all layers: for each layer all keys, then all values, `[blocks, kv_heads, 16, head_dim]` in bf16.
+/// Keys and values of all layers: for each layer all keys, then all values, as `cuda/kernels/cache.cuh` says.
 pub struct CudaCache {
     pub(super) shape: CacheShape,
     memory: Memory,
@@ -35,7 +35,7 @@ impl CudaCache {
     /// Where a layer's keys and its values begin.
     pub(super) fn layer(&self, layer: usize) -> (u64, u64) {
         let CacheShape { kv_heads, head_dim, blocks, .. } = self.shape;
-        let part = (blocks * kv_heads * head_dim * BLOCK_TOKENS * 2) as u64;
+        let part = (blocks * kv_heads * BLOCK_TOKENS * self.shape.dtype.bytes(head_dim)) as u64;
         let keys = self.memory.address() + 2 * layer as u64 * part;
         (keys, keys + part)
     }
@@ -57,8 +57,9 @@ impl CudaDevice {
     }
 
     pub(super) fn new_cache(&self, shape: CacheShape) -> Result<CudaCache, DeviceError> {
-        if shape.dtype != Dtype::Bf16 || !matches!(shape.head_dim, 32 | 64 | 128) {
-            let detail = format!("heads of {} in {:?}, where 32, 64 or 128 in bf16 are known", shape.head_dim, shape.dtype);
+        if shape.dtype == CacheDtype::Plain(Dtype::F32) || !matches!(shape.head_dim, 32 | 64 | 128) {
+            let detail =
+                format!("heads of {} in {:?}, where 32, 64 or 128 in bf16 or fp8 are known", shape.head_dim, shape.dtype);
             return Err(DeviceError::Shape { operation: "cache", detail });
         }
         Ok(CudaCache { shape, memory: self.context.allocate(shape.bytes(), "the key and value cache")? })

@@ -6,7 +6,7 @@ use std::{ops::Add, time::Duration};
 use tessera_types::{EncodeCosts, EncodePlan, ModelSpec, ShardPlan, VisionParallel};
 
 use super::{SimConfig, accelerator::Figures};
-use crate::{Quantization, WeightFormat};
+use crate::{Formats, Quantization};
 
 /// What a step asks for.
 #[derive(Clone, Debug, Default)]
@@ -134,11 +134,11 @@ struct Transformer {
 }
 
 impl Roofline {
-    /// Of the slice `plan` of a model kept in `format`. Quantised weights are multiplied at the rate of the dtype, since
-    /// activations are not quantised.
-    pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, format: WeightFormat) -> Self {
-        let element = format.dtype.bytes();
-        let layer_weight = match format.quantization {
+    /// Of the slice `plan` of a model kept in `formats`. Quantised weights, keys and values are multiplied at the rate of the dtype,
+    /// since activations are not quantised.
+    pub fn new(config: SimConfig, spec: &ModelSpec, plan: &ShardPlan, formats: Formats) -> Self {
+        let element = formats.weights.dtype.bytes();
+        let layer_weight = match formats.weights.quantization {
             None => element,
             Some(Quantization::Fp8) => 1,
         };
@@ -160,7 +160,7 @@ impl Roofline {
             layer_weight: layer_weight as f64,
             decoder,
             output: (plan.vocab.len() * d.dim) as f64,
-            kv_bytes: spec.kv_bytes_per_token(plan.kv_heads.len(), element) as f64,
+            kv_bytes: spec.kv_bytes_per_token(plan.kv_heads.len(), formats.cache.bytes(d.head_dim)) as f64,
             vision: EncodeCosts::new(spec, config.accelerator.group_figures(element)),
             parallel: plan.vision_parallel,
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tessera_types::{ModelSpec, Rank, ShardPlan, VisionParallel};
 
 use super::*;
-use crate::{Dtype, Quantization, WeightFormat};
+use crate::{CacheDtype, Dtype, Formats, Quantization, WeightFormat};
 
 fn pixtral(device: &str, tp: usize) -> Roofline {
     sharing_images(device, tp, VisionParallel::Tensor)
@@ -15,10 +15,10 @@ fn sharing_images(device: &str, tp: usize, parallel: VisionParallel) -> Roofline
     pixtral_in(Dtype::Bf16.into(), device, tp, parallel)
 }
 
-fn pixtral_in(format: WeightFormat, device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
+fn pixtral_in(formats: Formats, device: &str, tp: usize, parallel: VisionParallel) -> Roofline {
     let spec = ModelSpec::pixtral_12b();
     let plan = ShardPlan::new(&spec, tp, Rank(0)).unwrap().sharing_images(parallel);
-    Roofline::new(device.parse().unwrap(), &spec, &plan, format)
+    Roofline::new(device.parse().unwrap(), &spec, &plan, formats)
 }
 
 /// A token for each of `batch` sequences that have `context` already.
@@ -96,11 +96,22 @@ fn two_ranks_halve_the_reading_and_pay_eighty_all_reduces_a_token() {
 #[test]
 fn weights_in_fp8_halve_what_a_token_reads_of_the_layers_and_nothing_else() {
     let fp8 = WeightFormat { dtype: Dtype::Bf16, quantization: Some(Quantization::Fp8) };
-    let (bf16, fp8) = (pixtral("h100", 1), pixtral_in(fp8, "h100", 1, VisionParallel::Tensor));
+    let (bf16, fp8) = (pixtral("h100", 1), pixtral_in(fp8.into(), "h100", 1, VisionParallel::Tensor));
     // A byte less for each weight of 40 layers, at 3.0 TB/s.
     let saved = seconds(&bf16, &decode(1, 1024)) - seconds(&fp8, &decode(1, 1024));
     within_5_percent(saved, 40.0 * 272_629_760.0 / 3.0e12);
     // Bound by arithmetic, which is the same.
+    assert_eq!(fp8.step(&prefill(4096)), bf16.step(&prefill(4096)));
+    assert_eq!(fp8.step(&image(4096)), bf16.step(&image(4096)));
+}
+
+#[test]
+fn keys_and_values_in_fp8_take_132_bytes_a_head_to_read_and_nothing_else() {
+    let fp8 = Formats { cache: CacheDtype::Fp8, ..Dtype::Bf16.into() };
+    let (bf16, fp8) = (pixtral("h100", 1), pixtral_in(fp8, "h100", 1, VisionParallel::Tensor));
+    // 64 sequences of 32k tokens: keys and values of 40 layers and 8 heads, 256 bytes each or 132, at 3.0 TB/s.
+    let saved = seconds(&bf16, &decode(64, 32_768)) - seconds(&fp8, &decode(64, 32_768));
+    within_5_percent(saved, 64.0 * 32_768.0 * 2.0 * 40.0 * 8.0 * (256.0 - 132.0) / 3.0e12);
     assert_eq!(fp8.step(&prefill(4096)), bf16.step(&prefill(4096)));
     assert_eq!(fp8.step(&image(4096)), bf16.step(&image(4096)));
 }

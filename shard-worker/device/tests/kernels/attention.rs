@@ -1,10 +1,10 @@
 //! Attention over the cache: by splits for single rows, by tiles for chunks.
 
 use tessera_device::cuda::CudaDevice;
-use tessera_device::{Device, Heads};
+use tessera_device::{CacheDtype, Device, Dtype, Heads};
 
 use crate::common::assert_same;
-use crate::sequences::{Sequences, exact};
+use crate::sequences::{Sequences, exact, kept_in_fp8};
 use crate::{assert_near, device, turn, workspace};
 
 /// Fails unless the heads of a row are near the exact ones. Weights are rounded to bf16 before values of up to 1 are summed.
@@ -17,10 +17,12 @@ fn check(got: &[f32], turned: &[f32], heads: Heads, row: usize, what: &str) {
     }
 }
 
+const BF16: CacheDtype = CacheDtype::Plain(Dtype::Bf16);
+
 /// The last rows of a sequence as a chunk, as several, and one by one.
-fn same_in_any_chunk(device: &mut CudaDevice, heads: Heads, length: usize) {
-    let what = format!("{length} keys of {heads:?}");
-    let sequences = Sequences::new(device, heads, &[length]);
+fn same_in_any_chunk(device: &mut CudaDevice, heads: Heads, dtype: CacheDtype, length: usize) {
+    let what = format!("{length} keys of {heads:?} in {dtype:?}");
+    let sequences = Sequences::new(device, heads, dtype, &[length]);
     let first = length.saturating_sub(70);
     let one_by_one: Vec<_> = (first..length).map(|row| (0, row..row + 1)).collect();
     let wanted = sequences.attend(device, &one_by_one);
@@ -29,7 +31,10 @@ fn same_in_any_chunk(device: &mut CudaDevice, heads: Heads, length: usize) {
         let chunks: Vec<_> = chunks.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
         assert_same(&sequences.attend(device, &chunks), &wanted, &what);
     }
-    let turned = sequences.turned(device, 0);
+    let mut turned = sequences.turned(device, 0);
+    if dtype == CacheDtype::Fp8 {
+        kept_in_fp8(&mut turned, heads);
+    }
     let columns = heads.heads * heads.head_dim;
     for row in [first, length - 1] {
         check(&wanted[(row - first) * columns..], &turned, heads, row, &what);
@@ -46,7 +51,9 @@ fn a_row_attends_alike_alone_and_in_any_chunk_and_near_the_exact_result() {
         (&[1, 17, 128, 129, 300], &[128, 64])
     };
     for (length, head_dim) in lengths.iter().flat_map(|length| widths.iter().map(move |width| (*length, *width))) {
-        same_in_any_chunk(&mut device, Heads { heads: 8, kv_heads: 2, head_dim }, length);
+        for dtype in [BF16, CacheDtype::Fp8] {
+            same_in_any_chunk(&mut device, Heads { heads: 8, kv_heads: 2, head_dim }, dtype, length);
+        }
     }
 }
 
@@ -62,7 +69,7 @@ fn one_long_row_among_many_short_ones_fits_a_small_workspace() {
     // The sequences are stored with room to spare, and attended to with 4 MiB.
     let mut wanted = Vec::new();
     let mut stored = device(workspace(), false);
-    let sequences = Sequences::new(&mut stored, heads, &lengths);
+    let sequences = Sequences::new(&mut stored, heads, BF16, &lengths);
     for row in &last_rows {
         wanted.extend(sequences.attend(&stored, std::slice::from_ref(row)));
     }
@@ -78,13 +85,17 @@ fn one_long_row_among_many_short_ones_fits_a_small_workspace() {
 fn a_recorded_pass_serves_other_lengths_and_other_splits() {
     let _turn = turn();
     let mut device = device(workspace(), true);
-    let sequences = Sequences::new(&mut device, Heads { heads: 4, kv_heads: 2, head_dim: 64 }, &[1500, 700, 300]);
     let passes = [[700, 200, 100], [1400, 300, 129], [1, 700, 300], [1500, 1, 1]];
     let passes = passes.map(|lengths| lengths.into_iter().enumerate().map(|(id, length)| (id, length - 1..length)).collect());
-    let replayed = sequences.replayed(&device, 3, &passes);
-    for (got, chunks) in replayed.iter().zip(&passes) {
-        let alone: Vec<f32> = chunks.iter().flat_map(|chunk| sequences.attend(&device, std::slice::from_ref(chunk))).collect();
-        assert_same(got, &alone, &format!("{chunks:?}"));
+    for dtype in [BF16, CacheDtype::Fp8] {
+        let heads = Heads { heads: 4, kv_heads: 2, head_dim: 64 };
+        let sequences = Sequences::new(&mut device, heads, dtype, &[1500, 700, 300]);
+        let replayed = sequences.replayed(&device, 3, &passes);
+        for (got, chunks) in replayed.iter().zip(&passes) {
+            let alone = |chunk| sequences.attend(&device, std::slice::from_ref(chunk));
+            let alone: Vec<f32> = chunks.iter().flat_map(alone).collect();
+            assert_same(got, &alone, &format!("{chunks:?} in {dtype:?}"));
+        }
     }
 }
 

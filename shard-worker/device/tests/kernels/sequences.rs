@@ -1,7 +1,7 @@
 //! Sequences in a cache, and what attention over them must be.
 
 use tessera_device::cuda::{CudaCache, CudaDevice, CudaRotary};
-use tessera_device::{CacheShape, ChunkSpan, Device, Dtype, Heads, Rows, Spans};
+use tessera_device::{CacheDtype, CacheShape, ChunkSpan, Device, Heads, Rows, Spans};
 use tessera_types::{BLOCK_TOKENS, BlockId, TokenId};
 
 use crate::numbers;
@@ -29,7 +29,7 @@ fn fused(heads: Heads, id: usize, positions: std::ops::Range<usize>) -> Vec<f32>
 }
 
 impl Sequences {
-    pub(crate) fn new(device: &mut CudaDevice, heads: Heads, lengths: &[usize]) -> Self {
+    pub(crate) fn new(device: &mut CudaDevice, heads: Heads, dtype: CacheDtype, lengths: &[usize]) -> Self {
         let mut next = 0;
         let blocks: Vec<Vec<BlockId>> = lengths
             .iter()
@@ -40,13 +40,7 @@ impl Sequences {
                 (next - count..next).rev().map(BlockId).collect()
             })
             .collect();
-        let shape = CacheShape {
-            layers: 1,
-            kv_heads: heads.kv_heads,
-            head_dim: heads.head_dim,
-            blocks: next as usize,
-            dtype: Dtype::Bf16,
-        };
+        let shape = CacheShape { layers: 1, kv_heads: heads.kv_heads, head_dim: heads.head_dim, blocks: next as usize, dtype };
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let (cache, rotary) = (device.cache(shape).unwrap(), device.rotary(heads.head_dim, THETA, longest).unwrap());
         let mut sequences = Self { heads, lengths: lengths.to_vec(), blocks, cache, rotary };
@@ -143,4 +137,21 @@ pub(crate) fn exact(qkv: &[f32], heads: Heads, head: usize, row: usize, seen: st
         out.iter_mut().zip(at(key, key_head + heads.kv_heads)).for_each(|(out, value)| *out += weight / sum * value);
     }
     out
+}
+
+/// The number of e4m3 nearest to x, at most 448 from zero: steps of 2^-9 below 2^-6, and from there on 8 to a power of two.
+fn e4m3(x: f32) -> f32 {
+    let exponent = x.abs().log2().floor().max(-6.0);
+    let step = (exponent - 3.0).exp2();
+    (x / step).round_ties_even() * step
+}
+
+/// Turned keys, and values, of fused rows become what a cache in fp8 keeps of them, each head's largest number 448 times its scale.
+pub(crate) fn kept_in_fp8(turned: &mut [f32], heads: Heads) {
+    for row in turned.chunks_mut(heads.fused()) {
+        for head in row[heads.heads * heads.head_dim..].chunks_mut(heads.head_dim) {
+            let scale = head.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 448.0;
+            head.iter_mut().for_each(|x| *x = e4m3(*x / scale) * scale);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tessera_collective::{AbortHandle, CollectiveError};
-use tessera_device::WeightFormat;
+use tessera_device::Formats;
 use tessera_device::sim::{ChunkWork, Clock, Roofline, SimConfig, Work};
 use tessera_types::{
     BLOCK_TOKENS, ImageKey, ModelSpec, PromptLogprobs, Rank, Sampled, SamplingParams, SequenceId, SequenceStart, ShardPlan,
@@ -32,8 +32,8 @@ const NAP: Duration = Duration::from_millis(50);
 pub struct SimSetup {
     /// The accelerator.
     pub device: SimConfig,
-    /// What weights would be kept in, and in its dtype the cache.
-    pub format: WeightFormat,
+    /// What weights and cache would be kept in.
+    pub formats: Formats,
     /// Blocks the cache would have.
     pub blocks: usize,
 }
@@ -74,7 +74,7 @@ impl Voice {
 impl SimModel {
     /// A rank that holds the slice `plan`; `abort` ends what it waits for.
     pub fn new(spec: ModelSpec, plan: ShardPlan, setup: SimSetup, abort: AbortHandle) -> Self {
-        let roofline = Roofline::new(setup.device, &spec, &plan, setup.format);
+        let roofline = Roofline::new(setup.device, &spec, &plan, setup.formats);
         Self {
             blocks: setup.blocks,
             positions: spec.max_context.min(setup.blocks * BLOCK_TOKENS),

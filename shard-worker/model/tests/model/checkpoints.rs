@@ -370,7 +370,7 @@ fn loading_ends_where_its_progress_is_refused() {
     let source = WeightSource::open(&cases::fixture("mistral")).unwrap();
     let plan = ShardPlan::new(source.spec(), 1, Rank(0)).unwrap();
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype: Dtype::F32 }).unwrap();
-    let cache = CacheConfig { blocks: 4, dtype: Dtype::F32 };
+    let cache = CacheConfig { blocks: 4, dtype: Dtype::F32.into() };
     let mut calls = 0;
     let mut progress = |_, _| {
         calls += 1;

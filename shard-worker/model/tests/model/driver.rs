@@ -83,7 +83,7 @@ fn load_sharing(
 ) -> Result<Model<CpuDevice>, ModelError> {
     let plan = ShardPlan::new(source.spec(), tp, collective.rank()).unwrap().sharing_images(parallel);
     let device = CpuDevice::new(CpuConfig { threads: 1, dtype }).unwrap();
-    Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype }, &mut |_, _| Ok(()))
+    Model::load(source, plan, device, collective, CacheConfig { blocks: BLOCKS, dtype: dtype.into() }, &mut |_, _| Ok(()))
 }
 
 /// A model of one rank.
