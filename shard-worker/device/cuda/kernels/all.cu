@@ -8,6 +8,7 @@
 #include "dummy.cuh"
 #include "logits.cuh"
 #include "select.cuh"
+#include "weights.cuh"
 #include "sample.cuh"
 #include "logprobs.cuh"
 #include "pieces.cuh"

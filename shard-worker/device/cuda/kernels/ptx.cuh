@@ -50,13 +50,6 @@ __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/// Loads what nobody reads again, such as a weight: past the first cache, and never written while the kernel runs.
-__device__ __forceinline__ uint4 load_once(const uint4* p) {
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
-}
-
 /// 2^x, within 2 units in the last place; 0 for -inf.
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;

@@ -202,5 +202,4 @@ void copy_async_wait() {
     copies.erase(copies.begin(), copies.begin() + long(done));
 }
 
-inline uint4 load_once(const uint4* p) { return *p; }
 inline float exp2_approx(float x) { return exp2f(x); }

@@ -28,6 +28,7 @@ sources! {
     "dummy",
     "logits",
     "select",
+    "weights",
     "sample",
     "logprobs",
     "pieces",
