@@ -1,7 +1,7 @@
 // What tokens weigh beside the best one, in fixed point: a sum of weights is exact, whatever its order.
 //
-// A weight comes of f32 and integers alone, rounded in the same places on every device. In f64 a look at a row would take
-// some ten times as long where there are few units for it: a sixty-fourth as many as for f32, on all but GPUs for data centres.
+// A weight comes of f32 and integers alone, rounded in the same places on every device. In f64 GPUs other than those for data
+// centres do a sixty-fourth of what they do in f32, and a row has a weight for each token of the vocabulary.
 
 /// What the best token weighs.
 constexpr u64 WEIGHT_ONE = u64(1) << 40;

@@ -120,8 +120,8 @@ void describe(char (&text)[256], const SampleRow& p, size_t vocab) {
     snprintf(text, sizeof text, "vocab %zu, T %g, k %u, p %g, min %g, u %.17g", vocab, double(p.temperature), p.top_k, double(p.top_p), double(p.min_p), double(p.uniform) * 0x1p-64);
 }
 
-/// Whether `token` is what the CPU chooses but for four billionths of the draw or of `min_p`, or a rounding of `top_p`. What is drawn rises
-/// with `uniform`.
+/// Whether `token` is what the CPU chooses but for four billionths of the draw or of `min_p`, or a rounding of `top_p`. What
+/// is drawn rises with `uniform`.
 bool plain_to_four_billionths(const std::vector<float>& logits, const SampleRow& p, int token) {
     const double uniform = double(p.uniform) * 0x1p-64, near = 4e-9;
     for (double floor : {1.0, 1 - near, 1 + near})

@@ -29,8 +29,8 @@ impl CudaDevice {
         let (parameters, edited) = (self.scratch(size_of_val(choosing))?, self.scratch(size_of_val(edits))?);
         self.upload(parameters.address(), choosing)?;
         self.upload(edited.address(), edits)?;
-        let lie: [Arg; 4] = [logits.address().into(), int(parts)?.into(), int(rows)?.into(), int(logits.cols)?.into()];
-        let [at, parts, all, part] = lie;
+        let [at, parts, all, part]: [Arg; 4] =
+            [logits.address().into(), int(parts)?.into(), int(rows)?.into(), int(logits.cols)?.into()];
         let (parameters, vocab): (Arg, Arg) = (parameters.address().into(), int(vocab_size)?.into());
         let edit = |kernel| match edits {
             [] => Ok(()),

@@ -17,7 +17,7 @@ const STEPS: u32 = 6;
 /// What was said of each sequence: by the position that a token has.
 pub(super) type Said = HashMap<(SequenceId, u32), TokenLogprob>;
 
-/// Ways to choose that ask for all there is: no more than their own; many; with edits of the logits, none of which log-probabilities know.
+/// Ways to choose that ask for all there is: a token's own; many; with edits of the logits, of which log-probabilities know nothing.
 pub(super) fn asking() -> [SamplingParams; 3] {
     let [mut greedy, mut few, mut all] = ways();
     greedy.logprobs.generated = Some(0);

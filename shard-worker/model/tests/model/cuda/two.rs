@@ -26,6 +26,8 @@ fn two_gpus_with<R: Send>(
     (records, workspace): (bool, usize),
     work: impl Fn(&mut Model<CudaDevice>) -> R + Sync,
 ) -> Vec<R> {
+    // First the driver, which NCCL looks for.
+    tessera_test_gpu::open();
     let id = tessera_collective::nccl_id().unwrap();
     let config = |rank: usize| GroupConfig {
         group: "two".into(),
