@@ -5,8 +5,10 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tessera_proto::v1;
 use tessera_tests::{
-    Up, binary, fixtures,
+    Cluster, Up, binary, fixtures,
     load::{Lives, ask, picture, reference_of_the_first_picture},
 };
 
@@ -66,6 +68,82 @@ async fn the_learned_model_describes_a_picture_over_keys_and_values_in_fp8() -> 
         let both = [("--quantization", "fp8"), ("--kv-cache-dtype", "fp8")];
         assert_eq!(described(tp, both).await?.0, expected, "on {tp} GPUs, with weights in fp8");
     }
+    Ok(())
+}
+
+/// What the learned model says of the first picture, and how probable that and the prompt are.
+async fn described_with_logprobs(cluster: &Cluster) -> Result<v1::GenerateOnceResponse> {
+    let mut request = picture()?;
+    let sampling = request.sampling.as_mut().context("a request that says how to sample")?;
+    // A bias that changes the choice nowhere, and log-probabilities not at all.
+    sampling.logit_bias.insert(7, -50.0);
+    (sampling.logprobs, sampling.prompt_logprobs) = (Some(4), Some(2));
+    Ok(cluster.client().await?.generate_once(request).await?.into_inner())
+}
+
+/// Each token's id and log-probability, and those of the most probable ones.
+fn pairs(entry: &v1::TokenLogprob) -> Vec<(u32, f32)> {
+    std::iter::once((entry.token_id, entry.logprob)).chain(entry.top.iter().map(|top| (top.token_id, top.logprob))).collect()
+}
+
+#[tokio::test]
+async fn gpus_say_how_probable_answer_and_prompt_are() -> Result<()> {
+    let up = || Up::new(fixtures().join("shapes")).with("--kv-memory", "16MiB");
+    let host = up().with("--dtype", "bf16").start().await?;
+    let wanted = described_with_logprobs(&host).await?;
+    host.stop().await?;
+    for tp in [1, 2] {
+        let cluster = up().on_gpus().with("--tp", tp).start().await?;
+        let got = described_with_logprobs(&cluster).await?;
+        cluster.stop().await?;
+        let (got_answer, wanted_answer) = (&got.completions[0], &wanted.completions[0]);
+        assert_eq!(got_answer.token_ids, reference_of_the_first_picture()?, "on {tp} GPUs");
+        assert_eq!(got_answer.logprobs.len(), got_answer.token_ids.len());
+        assert_eq!(got.prompt_logprobs.len(), wanted.prompt_logprobs.len());
+        for (got, wanted) in got_answer.logprobs.iter().zip(&wanted_answer.logprobs) {
+            assert_eq!((got.token_id, got.top.len(), got.top[0].token_id), (wanted.token_id, 4, wanted.token_id), "greedy");
+            assert_eq!(got.logprob, got.top[0].logprob);
+        }
+        let both = got_answer.logprobs.iter().zip(&wanted_answer.logprobs);
+        for (got, wanted) in both.chain(got.prompt_logprobs.iter().zip(&wanted.prompt_logprobs)) {
+            let (got, wanted) = (pairs(got), pairs(wanted));
+            assert_eq!((got[0].0, got.len()), (wanted[0].0, wanted.len()));
+            assert!(got[1..].iter().map(|(_, logprob)| logprob.exp()).sum::<f32>() < 1.0 + 1e-5, "{got:?}");
+            assert!(got[1..].is_sorted_by(|a, b| a.1 >= b.1), "{got:?}");
+            // Both round to bf16, in other places.
+            let near = |(_, logprob): (u32, f32), other: (u32, f32)| (logprob - other.1).abs() < 0.1 + other.1.abs() / 20.0;
+            assert!(near(got[0], wanted[0]), "on {tp} GPUs {got:?}, the CPU {wanted:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn openai_answers_of_gpus_have_log_probabilities() -> Result<()> {
+    let cluster = Up::new(fixtures().join("shapes")).with("--kv-memory", "16MiB").on_gpus().with("--tp", 2).start().await?;
+    let post = async |path: &str, body: Value| -> Result<Value> {
+        let answer = reqwest::Client::new().post(format!("{}/v1/{path}", cluster.http)).json(&body).send().await?;
+        Ok(answer.error_for_status()?.json().await?)
+    };
+    let chat = json!({
+        "messages": [{"role": "user", "content": "What do you see?"}],
+        "max_tokens": 5, "temperature": 0, "logprobs": true, "top_logprobs": 3,
+    });
+    let chat = post("chat/completions", chat).await?;
+    let content = chat["choices"][0]["logprobs"]["content"].as_array().context("log-probabilities")?;
+    assert!(!content.is_empty());
+    for entry in content {
+        let top = entry["top_logprobs"].as_array().context("the most probable ones")?;
+        assert_eq!((top.len(), &top[0]["token"], &top[0]["logprob"]), (3, &entry["token"], &entry["logprob"]), "greedy");
+        assert!(entry["logprob"].as_f64().is_some_and(|logprob| logprob <= 0.0), "{entry}");
+    }
+    let text = json!({"prompt": "What do you see?", "max_tokens": 4, "temperature": 1, "seed": 3, "logprobs": 2});
+    let again = [post("completions", text.clone()).await?, post("completions", text).await?];
+    let [first, second] = again.each_ref().map(|answer| &answer["choices"][0]["logprobs"]);
+    let lengths = ["tokens", "token_logprobs", "top_logprobs"].map(|list| first[list].as_array().map_or(0, Vec::len));
+    assert!(lengths[0] > 0 && lengths == [lengths[0]; 3], "{first}");
+    assert_eq!(first, second, "a sequence's numbers are its own");
+    assert_eq!(cluster.stop().await?, Some(0));
     Ok(())
 }
 

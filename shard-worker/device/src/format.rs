@@ -97,7 +97,7 @@ impl WeightFormat {
     const RUN: usize = 16;
 
     /// How a matrix that may be quantised is, which has `inner` numbers in a row. Rows that are no whole runs stay as they are.
-    pub fn quantization_of(self, inner: usize) -> Option<Quantization> {
+    pub(crate) fn quantization_of(self, inner: usize) -> Option<Quantization> {
         self.quantization.filter(|_| inner.is_multiple_of(Self::RUN))
     }
 

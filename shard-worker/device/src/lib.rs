@@ -13,7 +13,7 @@ mod made_up;
 pub mod sim;
 mod source;
 
-pub use choosing::{Choosing, LogitEdit};
+pub use choosing::{Choosing, ChosenToken, LogitEdit};
 pub use error::DeviceError;
 pub use format::{CacheDtype, Dtype, Formats, Quantization, WeightFormat};
 pub use made_up::MadeUp;
@@ -285,7 +285,8 @@ pub trait Device: Send {
     }
 
     /// Chooses a token for each row of logits, which lie as they were gathered: `parts` matrices `[rows, vocabulary / parts]`
-    /// one behind the other, padding at the end. The logits are changed. Returns before it is done.
+    /// one behind the other, padding at the end. The logits may be changed. Says how probable tokens were where that is asked for.
+    /// Returns before it is done.
     fn choose(
         &self,
         logits: &mut Self::Tensor,
@@ -322,7 +323,7 @@ pub trait Device: Send {
     }
 
     /// The tokens, once they are there; `None` where a row's logits were no numbers to choose from.
-    fn fetched(&self, chosen: &mut Self::Chosen) -> Result<Vec<Option<TokenId>>, DeviceError> {
+    fn fetched(&self, chosen: &mut Self::Chosen) -> Result<Vec<Option<ChosenToken>>, DeviceError> {
         let _ = chosen;
         Err(left_to_the_host("fetch"))
     }
@@ -339,8 +340,12 @@ pub trait Device: Send {
         None
     }
 
-    /// Records what `work` asks for instead of doing it.
-    fn record<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Self::Recording), E> {
+    /// Records what `work` asks for instead of doing it. Where its result lies other recordings compute, too: it is there from
+    /// a replay to whatever is recorded, replayed or placed next.
+    fn record<E: From<DeviceError>>(
+        &self,
+        work: impl FnOnce() -> Result<Self::Tensor, E>,
+    ) -> Result<(Self::Tensor, Self::Recording), E> {
         let _ = work;
         Err(DeviceError::Shape { operation: "record", detail: "this device records nothing".into() }.into())
     }

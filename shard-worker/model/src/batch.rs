@@ -52,6 +52,21 @@ pub(crate) enum Purpose {
     Prompt,
 }
 
+impl LogitsRow {
+    /// Where the token goes that the row is for.
+    pub(crate) fn next(&self) -> u32 {
+        self.position + 1
+    }
+
+    /// How many of the most probable tokens are told beside the row's own, if any is.
+    pub(crate) fn described(&self, sequence: &Sequence) -> Option<u32> {
+        match self.purpose {
+            Purpose::Sample => sequence.sampling.logprobs.generated,
+            Purpose::Prompt => sequence.sampling.logprobs.prompt,
+        }
+    }
+}
+
 impl Batch {
     /// Lays out chunks that were checked.
     pub(crate) fn new(chunks: &[Chunk], sequences: &Sequences) -> Result<Self, PlanError> {

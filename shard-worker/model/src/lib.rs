@@ -11,6 +11,7 @@
 //! chunking, nor the number of ranks.
 
 mod adapter;
+mod answer;
 mod apart;
 mod batch;
 mod check;

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use tessera_device::{Device, DeviceError};
-use tessera_types::{Chunk, Sampled, SequenceId, StepOutput, StepPlan, TokenId, special};
+use tessera_device::{ChosenToken, Device, DeviceError};
+use tessera_types::{Chunk, Sampled, SequenceId, StepOutput, StepPlan, special};
 
-use crate::batch::{Batch, LogitsRow};
+use crate::answer;
+use crate::batch::{Batch, LogitsRow, Purpose};
 use crate::choose::LOGITS_ROWS;
 use crate::error::ModelError;
 use crate::sequences::Sequences;
@@ -55,13 +56,13 @@ pub(crate) struct Feed<'a, D: Device> {
 
 /// A row whose token is still on the device.
 struct OpenRow {
-    sequence: SequenceId,
+    wanted: LogitsRow,
     /// Where among its sequence's tokens it goes, while the sequence is there.
     place: Option<usize>,
 }
 
 impl<D: Device> Open<D> {
-    /// The tokens of `rows`, chosen in `groups`. Their sequences get a place for each.
+    /// The tokens of `rows`, chosen in `groups`. Their sequences get a place for each that is new.
     pub(crate) fn new(
         output: StepOutput,
         began: Instant,
@@ -71,30 +72,21 @@ impl<D: Device> Open<D> {
         sequences: &mut Sequences,
     ) -> Self {
         let row = |wanted: &LogitsRow| {
-            let place = sequences.get_mut(&wanted.sequence).map(|sequence| sequence.expect());
-            OpenRow { sequence: wanted.sequence, place }
+            let sequence = sequences.get_mut(&wanted.sequence).filter(|_| wanted.purpose == Purpose::Sample);
+            OpenRow { wanted: *wanted, place: sequence.map(|sequence| sequence.expect()) }
         };
         Self { rows: rows.iter().map(row).collect(), output, began, encoding, groups }
     }
 
-    /// Whether a plan can be begun while this step is open: penalties and log-probabilities need its tokens on the host.
+    /// Whether a plan can be begun while this step is open: penalties need its tokens on the host.
     pub(crate) fn is_followed_by(&self, plan: &StepPlan, sequences: &Sequences) -> bool {
-        let needs_host = |chunk: &Chunk| {
-            sequences.get(&chunk.sequence).is_some_and(|sequence| {
-                let logprobs = &sequence.sampling.logprobs;
-                sequence.counts.is_some() || logprobs.generated.is_some() || logprobs.prompt.is_some()
-            })
-        };
-        let starts_so = plan.start.iter().any(|start| {
-            let logprobs = &start.sampling.logprobs;
-            logprobs.generated.is_some() || logprobs.prompt.is_some()
-        });
-        !starts_so && !plan.chunks.iter().any(needs_host)
+        let penalises = |chunk: &Chunk| sequences.get(&chunk.sequence).is_some_and(|sequence| sequence.counts.is_some());
+        !plan.chunks.iter().any(penalises)
     }
 
     /// Notes that sequences end: their tokens go nowhere.
     pub(crate) fn end(&mut self, ended: &[SequenceId]) {
-        for row in self.rows.iter_mut().filter(|row| ended.contains(&row.sequence)) {
+        for row in self.rows.iter_mut().filter(|row| ended.contains(&row.wanted.sequence)) {
             row.place = None;
         }
     }
@@ -103,7 +95,7 @@ impl<D: Device> Open<D> {
     pub(crate) fn feeds(&self, chunks: &[Chunk], batch: &Batch) -> Vec<Feed<'_, D>> {
         let chunk_of: HashMap<SequenceId, usize> = chunks.iter().enumerate().map(|(n, chunk)| (chunk.sequence, n)).collect();
         let batch_row = |open: &OpenRow| {
-            let n = *chunk_of.get(&open.sequence)?;
+            let n = *chunk_of.get(&open.wanted.sequence)?;
             let (ahead, span) = (open.place?.checked_sub(chunks[n].start as usize)?, &batch.spans[n]);
             (ahead < span.len()).then_some(span.start + ahead)
         };
@@ -130,21 +122,30 @@ impl<D: Device> Open<D> {
         done.map_or(Duration::ZERO, |done| done.saturating_duration_since(began))
     }
 
-    /// Gives each sequence its token.
+    /// Gives each sequence its token, and the answer what was asked of each row.
     pub(crate) fn end_step(mut self, device: &D, sequences: &mut Sequences) -> Result<StepOutput, ModelError> {
-        let mut tokens: Vec<Option<TokenId>> = Vec::with_capacity(self.rows.len());
-        for chosen in &mut self.groups {
-            tokens.extend(device.fetched(chosen)?);
+        let mut chosen = Vec::with_capacity(self.rows.len());
+        for group in &mut self.groups {
+            chosen.extend(device.fetched(group)?);
         }
-        for (OpenRow { sequence, place }, token) in self.rows.into_iter().zip(tokens) {
-            if token.is_none() {
-                self.output.broken.push(sequence);
+        for (OpenRow { wanted, place }, chosen) in self.rows.into_iter().zip(chosen) {
+            let sequence = wanted.sequence;
+            if chosen.is_none() {
+                answer::broken(&mut self.output, sequence);
             }
-            let token = token.unwrap_or(special::UNKNOWN);
-            if let Some((known, place)) = sequences.get_mut(&sequence).zip(place) {
-                known.fill(place, token);
+            let ChosenToken { token, logprob } = chosen.unwrap_or(ChosenToken { token: special::UNKNOWN, logprob: None });
+            match wanted.purpose {
+                Purpose::Sample => {
+                    if let Some((known, place)) = sequences.get_mut(&sequence).zip(place) {
+                        known.fill(place, token);
+                    }
+                    self.output.sampled.push(Sampled { sequence, token, logprob });
+                }
+                Purpose::Prompt => {
+                    let said = logprob.into_iter();
+                    said.for_each(|said| answer::prompt_logprob(&mut self.output, sequence, wanted.next(), said));
+                }
             }
-            self.output.sampled.push(Sampled { sequence, token, logprob: None });
         }
         Ok(self.output)
     }

@@ -10,6 +10,7 @@
 #include "dummy.cuh"
 #include "logits.cuh"
 #include "select.cuh"
+#include "token_weights.cuh"
 #include "sample.cuh"
 #include "logprobs.cuh"
 #include "pieces.cuh"

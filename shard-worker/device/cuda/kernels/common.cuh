@@ -75,7 +75,6 @@ __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; 
 
 // Additions that a compiler may not fuse with a product before them: lanes would differ in the last bit.
 __device__ __forceinline__ float plus(float a, float b) { return __fadd_rn(a, b); }
-__device__ __forceinline__ double plus(double a, double b) { return __dadd_rn(a, b); }
 __device__ __forceinline__ u64 plus(u64 a, u64 b) { return a + b; }
 
 /// The sum over a warp, the same in all lanes: a butterfly, so its order is fixed.

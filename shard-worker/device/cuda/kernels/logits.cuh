@@ -2,36 +2,52 @@
 
 /// How a row is sampled.
 struct SampleRow {
-    double uniform;
+    /// The share drawn, in units of 2^-64.
+    u64 uniform;
     float temperature, top_p, min_p, repetition, frequency, presence;
-    u32 top_k, edits_begin, edits_end, pad;
+    u32 top_k, edits_begin, edits_end;
+    /// The row's token whatever its logits; NONE where it is to be chosen.
+    u32 given;
+    /// How many of the most probable tokens are told beside the row's; NONE where no log-probability is.
+    u32 described;
+    u32 pad;
 };
+
+constexpr u32 NONE = 0xffffffffu;
 
 /// What is done to a token's logit. A row has at most one of a token.
 struct SampleEdit {
     u32 token;
+    /// What is added; once that is done, the logit as it was.
     float bias;
     int count;
     u32 flags;
 };
 
-static_assert(sizeof(SampleRow) == 48 && sizeof(SampleEdit) == 16, "the host lays them out");
+static_assert(sizeof(SampleRow) == 56 && sizeof(SampleEdit) == 16, "the host lays them out");
 
 constexpr u32 EDIT_MASK = 1;
 constexpr u32 EDIT_PENALISE = 2;
 
+/// Calls `body(edit, its logit)` for a row's edits. Grid rows x 256.
+template <class Body>
+__device__ __forceinline__ void for_edits(float* logits, int parts, int rows, int part, const SampleRow& row, SampleEdit* edits, Body body) {
+    for (u32 i = row.edits_begin + threadIdx.x; i < row.edits_end; i += blockDim.x) {
+        u32 token = edits[i].token;
+        if (token / u32(part) < u32(parts)) body(edits[i], logits[(size_t(token / part) * rows + blockIdx.x) * part + token % part]);
+    }
+}
+
 /// Masks to -inf, then biases, then penalties, as shard-worker/model/src/sampling does, in place. `edits` is indexed by
-/// `edits_begin..edits_end` of the row. Grid rows x 256.
+/// `edits_begin..edits_end` of the row. What is no number, or +inf, stays so. Grid rows x 256.
 extern "C" __global__ void __launch_bounds__(256)
-    edit_logits(float* logits, int parts, int rows, int part, const SampleRow* row_params, const SampleEdit* edits) {
+    edit_logits(float* logits, int parts, int rows, int part, const SampleRow* row_params, SampleEdit* edits) {
     wait_for_kernels_ahead();
     const SampleRow params = row_params[blockIdx.x];
-    for (u32 i = params.edits_begin + threadIdx.x; i < params.edits_end; i += blockDim.x) {
-        SampleEdit edit = edits[i];
-        if (edit.token / u32(part) >= u32(parts)) continue;
-        float* at = logits + (size_t(edit.token / part) * rows + blockIdx.x) * part + edit.token % part;
-        float logit = edit.flags & EDIT_MASK ? minus_infinity() : *at;
+    for_edits(logits, parts, rows, part, params, edits, [&](SampleEdit& edit, float& at) {
+        float before = at, logit = edit.flags & EDIT_MASK && before < -minus_infinity() ? minus_infinity() : before;
         logit = __fadd_rn(logit, edit.bias);
+        edit.bias = before;
         if (edit.flags & EDIT_PENALISE) {
             logit = logit > 0 ? __fdiv_rn(logit, params.repetition) : __fmul_rn(logit, params.repetition);
             if (edit.count > 0) {
@@ -39,8 +55,15 @@ extern "C" __global__ void __launch_bounds__(256)
                 logit = __fsub_rn(logit, params.presence);
             }
         }
-        *at = logit;
-    }
+        at = logit;
+    });
+}
+
+/// Logits as they were before `edit_logits`. Grid rows x 256.
+extern "C" __global__ void __launch_bounds__(256)
+    restore_logits(float* logits, int parts, int rows, int part, const SampleRow* row_params, SampleEdit* edits) {
+    wait_for_kernels_ahead();
+    for_edits(logits, parts, rows, part, row_params[blockIdx.x], edits, [](SampleEdit& edit, float& at) { at = edit.bias; });
 }
 
 constexpr int LOGIT_THREADS = 1024;

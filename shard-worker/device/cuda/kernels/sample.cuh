@@ -1,19 +1,17 @@
 // Choosing a token: greedy, or min-p, top-k, top-p and a draw, as shard-worker/model/src/sampling does.
 
-/// Weights relative to the best token's, in fixed point: a sum of them is exact, whatever its order.
-struct Weights {
-    double max, per_degree;
-
-    __device__ double relative(u32 key) const { return exp((double(key_logit(key)) - max) * per_degree); }
-    __device__ u64 operator()(u32 key) const { return __double2ull_rn(relative(key) * 0x1p40); }
-};
+/// `share` of `total`, rounded down, and at least 1. `share` is below 1.
+__device__ __forceinline__ u64 share_of(float share, u64 total) {
+    u64 part = __umul64hi(u64(__fmul_rn(share, 0x1p64f)), total);
+    return part > 0 ? part : 1;
+}
 
 /// The drawn token of a row with a best one that is finite, at a temperature above 0.
 __device__ __forceinline__ int draw(const LogitRow& row, Best best, const SampleRow& params, Scratch& scratch) {
-    Weights weights = {double(best.logit()), 1.0 / double(params.temperature)};
-    double floor = double(params.min_p);
+    Weights weights(best.logit(), params.temperature);
     // What weighs nothing in fixed point can't be drawn, and counts for no filter.
-    u32 lightest = lowest_key(KEY_OF_MINUS_INFINITY, best.key, [&](u32 key) { return weights.relative(key) >= floor && weights(key) > 0; });
+    u64 least = u64(fmaxf(ceilf(__fmul_rn(params.min_p, 0x1p40f)), 1));
+    u32 lightest = lowest_key(KEY_OF_MINUS_INFINITY, best.key, [&](u32 key) { return weights(key) >= least; });
     Cut cut = {lightest, LAST_ID};
     float width = best.logit() - key_logit(lightest);
     if (params.top_k > 0)
@@ -21,18 +19,14 @@ __device__ __forceinline__ int draw(const LogitRow& row, Best best, const Sample
     if (params.top_p < 1.0f) {
         // The bins reach no further than what top-k left.
         width = best.logit() - key_logit(cut.key);
-        cut = narrow_cut(row, best, cut, width, weights, [&](u64 total) { return u64(ceil(double(params.top_p) * double(total))); }, scratch);
+        cut = narrow_cut(row, best, cut, width, weights, [&](u64 total) { return share_of(params.top_p, total); }, scratch);
     }
     auto kept = [&](u32 key, int id) { return cut.keeps(key, id) ? weights(key) : 0; };
-    auto share = [&](u64 total) {
-        u64 target = u64(params.uniform * double(total));
-        return target < total ? target : total - 1;
-    };
-    return locate(row, kept, share, scratch);
+    return locate(row, kept, [&](u64 total) { return __umul64hi(params.uniform, total); }, scratch);
 }
 
-/// `tokens[r]`: at temperature 0 the highest logit, the lowest id among equals; else the token drawn at the share
-/// `uniform`. `finite[r]` is 0, and the token 0, where a logit is NaN or +inf or all are -inf. `logits` is
+/// `tokens[r]`: the one given; or at temperature 0 the highest logit, the lowest id among equals; else the token drawn at
+/// the share `uniform`. `finite[r]` is 0, and the token 0, where a logit is NaN or +inf or all are -inf. `logits` is
 /// `[parts][rows][part]`, `vocab` of the ids count. Grid rows x 1024.
 extern "C" __global__ void __launch_bounds__(LOGIT_THREADS, 1)
     sample(const float* logits, int /*parts*/, int rows, int part, int vocab, const SampleRow* row_params, u32* tokens, int* finite) {
@@ -41,10 +35,15 @@ extern "C" __global__ void __launch_bounds__(LOGIT_THREADS, 1)
     LogitRow row = logit_row(logits, rows, part, vocab);
     Best best = find_best(row);
     SampleRow params = row_params[blockIdx.x];
-    int token = best.finite() ? best.id : 0;
-    if (best.finite() && params.temperature > 0) token = draw(row, best, params, scratch);
+    u32 token = 0;
+    if (best.finite()) {
+        if (params.given != NONE)
+            token = params.given;
+        else
+            token = u32(params.temperature > 0 ? draw(row, best, params, scratch) : best.id);
+    }
     if (threadIdx.x == 0) {
-        tokens[blockIdx.x] = u32(token);
+        tokens[blockIdx.x] = token;
         finite[blockIdx.x] = best.finite();
     }
 }

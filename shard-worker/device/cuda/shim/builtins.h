@@ -38,11 +38,7 @@ To bits(From from) {
 }  // namespace cpucuda
 
 inline unsigned __float_as_uint(float x) { return cpucuda::bits<unsigned>(x); }
-inline int __float_as_int(float x) { return cpucuda::bits<int>(x); }
 inline float __uint_as_float(unsigned x) { return cpucuda::bits<float>(x); }
-inline float __int_as_float(int x) { return cpucuda::bits<float>(x); }
-inline long long __double_as_longlong(double x) { return cpucuda::bits<long long>(x); }
-inline double __longlong_as_double(long long x) { return cpucuda::bits<double>(x); }
 
 // Compiled with -ffp-contract=off these round as they say.
 inline float __fadd_rn(float a, float b) { return a + b; }
@@ -51,21 +47,10 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
-inline unsigned long long __double2ull_rn(double x) { return (unsigned long long)rint(x); }
 inline int __float2int_rn(float x) { return int(rintf(x)); }
-inline float __uint2float_rn(unsigned x) { return float(x); }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(unsigned x) { return __builtin_ffs(int(x)); }
 /// Four of the eight bytes of y:x, as the digits of s say.
@@ -76,6 +61,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
     return out;
 }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((unsigned long long)a * b >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)((unsigned __int128)a * b >> 64); }
 
 template <class T>
 T __ldg(const T* p) {
@@ -90,9 +76,6 @@ template <class T>
 T max(T a, T b) {
     return a < b ? b : a;
 }
-
-inline void __threadfence() {}
-inline void __threadfence_block() {}
 
 // Threads take turns, so plain arithmetic is atomic. There is none on floats: their order would show in the sum.
 namespace cpucuda {

@@ -1,13 +1,15 @@
-//! Choosing tokens on the device.
+//! Choosing tokens on the device, and saying how probable they were.
 
 use super::{
     CudaChosen, CudaDevice, CudaTensor,
-    kernel::{Geometry, Kernel, int},
+    kernel::{Arg, Geometry, Kernel, int},
 };
 use crate::{Choosing, DeviceError, LogitEdit};
 
 /// Threads of a block that looks through a row of logits.
 const THREADS: u32 = 1024;
+/// Threads of a block that edits a row.
+const EDIT_THREADS: u32 = 256;
 
 impl CudaDevice {
     /// See [`crate::Device::choose`].
@@ -27,32 +29,27 @@ impl CudaDevice {
         let (parameters, edited) = (self.scratch(size_of_val(choosing))?, self.scratch(size_of_val(edits))?);
         self.upload(parameters.address(), choosing)?;
         self.upload(edited.address(), edits)?;
-        let shape = [int(parts)?, int(rows)?, int(logits.cols)?];
-        let [parts, all, part] = shape;
-        if !edits.is_empty() {
-            let args = [
-                logits.address().into(),
-                parts.into(),
-                all.into(),
-                part.into(),
-                parameters.address().into(),
-                edited.address().into(),
-            ];
-            self.kernels.launch(Kernel::EditLogits, Geometry::rows(rows, 256), &args)?;
-        }
-        let chosen = self.new_chosen(rows)?;
+        let [at, parts, all, part]: [Arg; 4] =
+            [logits.address().into(), int(parts)?.into(), int(rows)?.into(), int(logits.cols)?.into()];
+        let (parameters, vocab): (Arg, Arg) = (parameters.address().into(), int(vocab_size)?.into());
+        let edit = |kernel| match edits {
+            [] => Ok(()),
+            _ => {
+                let args = [at, parts, all, part, parameters, edited.address().into()];
+                self.kernels.launch(kernel, Geometry::rows(rows, EDIT_THREADS), &args)
+            }
+        };
+        edit(Kernel::EditLogits)?;
+        let chosen = self.new_chosen(choosing)?;
         let (ids, finite) = chosen.addresses();
-        let args = [
-            logits.address().into(),
-            parts.into(),
-            all.into(),
-            part.into(),
-            int(vocab_size)?.into(),
-            parameters.address().into(),
-            ids.into(),
-            finite.into(),
-        ];
+        let args = [at, parts, all, part, vocab, parameters, ids.into(), finite.into()];
         self.kernels.launch(Kernel::Sample, Geometry::rows(rows, THREADS), &args)?;
+        if let Some((logprobs, most)) = chosen.logprobs() {
+            // They are of the logits as they were.
+            edit(Kernel::RestoreLogits)?;
+            let args = [at, parts, all, part, vocab, parameters, ids.into(), int(most)?.into(), logprobs.into()];
+            self.kernels.launch(Kernel::Logprobs, Geometry::rows(rows, THREADS), &args)?;
+        }
         Ok(chosen)
     }
 }

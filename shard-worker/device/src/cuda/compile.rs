@@ -30,6 +30,7 @@ sources! {
     "dummy",
     "logits",
     "select",
+    "weights",
     "sample",
     "logprobs",
     "pieces",

@@ -92,6 +92,8 @@ kernels! {
     AttendImage128 = "attend_image_128",
     EditLogits = "edit_logits",
     Sample = "sample",
+    RestoreLogits = "restore_logits",
+    Logprobs = "logprobs",
     Widen = "widen",
     Narrow = "narrow",
     FillDummy = "fill_dummy",

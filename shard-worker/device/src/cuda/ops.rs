@@ -1,6 +1,6 @@
 //! The device's operations: shapes are checked here, kernels do the work.
 
-use tessera_types::{DeviceDtype, DeviceSlice, TokenId};
+use tessera_types::{DeviceDtype, DeviceSlice};
 
 use super::{
     CudaCache, CudaChosen, CudaDevice, CudaMatrix, CudaRotary, CudaRows, CudaTable, CudaTensor, CudaVector, Recording,
@@ -8,7 +8,7 @@ use super::{
     shapes::{agree, cached, fused, holds, shaped, turns},
     tensor::{self, Numbers},
 };
-use crate::{CacheDtype, CacheShape, Choosing, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
+use crate::{CacheDtype, CacheShape, Choosing, ChosenToken, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
 
 /// Threads of a block that has a row.
 const THREADS: u32 = 256;
@@ -325,7 +325,7 @@ impl Device for CudaDevice {
     }
 
     fn nothing_chosen(&self) -> Result<CudaChosen, DeviceError> {
-        let mut nothing = self.new_chosen(0)?;
+        let mut nothing = self.new_chosen(&[])?;
         self.fetch_chosen(&mut nothing)?;
         Ok(nothing)
     }
@@ -342,7 +342,7 @@ impl Device for CudaDevice {
         self.is_fetched_chosen(chosen)
     }
 
-    fn fetched(&self, chosen: &mut CudaChosen) -> Result<Vec<Option<TokenId>>, DeviceError> {
+    fn fetched(&self, chosen: &mut CudaChosen) -> Result<Vec<Option<ChosenToken>>, DeviceError> {
         self.read_chosen(chosen)
     }
 
@@ -354,7 +354,7 @@ impl Device for CudaDevice {
         rows.recording
     }
 
-    fn record<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Recording), E> {
+    fn record<E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<CudaTensor, E>) -> Result<(CudaTensor, Recording), E> {
         self.record_pass(work)
     }
 

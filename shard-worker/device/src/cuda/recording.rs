@@ -1,7 +1,7 @@
 //! Passes that are recorded once as a CUDA graph and replayed: hundreds of launches become one.
 //!
 //! A recording names addresses, so what it computes with is set apart for recordings: they share one workspace, since they
-//! run one after the other, and the rows of a pass go where those of the recorded pass went.
+//! run one after the other, results included, and the rows of a pass go where those of the recorded pass went.
 #![allow(unsafe_code)]
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 
 use cudarc::driver::{result, sys};
 
-use super::{CudaDevice, context::Context, failure::driver, workspace::Region};
+use super::{CudaDevice, CudaTensor, context::Context, failure::driver, workspace::Region};
 use crate::DeviceError;
 
 /// The most rows that a recorded pass has; larger ones keep the device busy without.
@@ -101,7 +101,10 @@ impl CudaDevice {
     }
 
     /// See [`crate::Device::record`].
-    pub(super) fn record_pass<T, E: From<DeviceError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Recording), E> {
+    pub(super) fn record_pass<E: From<DeviceError>>(
+        &self,
+        work: impl FnOnce() -> Result<CudaTensor, E>,
+    ) -> Result<(CudaTensor, Recording), E> {
         let (context, stream) = (&self.context, self.context.stream());
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives, and its capture ends below.
@@ -115,6 +118,7 @@ impl CudaDevice {
         let flags = sys::CUgraphInstantiate_flags(0);
         // SAFETY: the graph was just made.
         let executable = unsafe { result::graph::instantiate(graph.0, flags) }.map_err(driver("preparing a recorded pass"))?;
+        let made = CudaTensor { region: made.region.given_back(), ..made };
         Ok((made, Recording { context: context.clone(), graph: executable }))
     }
 }

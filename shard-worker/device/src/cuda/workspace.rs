@@ -64,11 +64,18 @@ impl Region {
     pub(super) fn address(&self) -> u64 {
         self.workspace.memory.address() + self.offset as u64
     }
+
+    /// The same place, which others may be given from now on: for what is used only before whoever comes next.
+    pub(super) fn given_back(self) -> Self {
+        Self { workspace: self.workspace.clone(), offset: self.offset, bytes: 0 }
+    }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.workspace.room.lock().unwrap_or_else(PoisonError::into_inner).give(self.offset, self.bytes);
+        if self.bytes > 0 {
+            self.workspace.room.lock().unwrap_or_else(PoisonError::into_inner).give(self.offset, self.bytes);
+        }
     }
 }
 

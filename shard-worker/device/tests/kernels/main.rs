@@ -8,6 +8,7 @@
 mod common;
 
 mod attention;
+mod choosing;
 mod images;
 mod loading;
 mod products;

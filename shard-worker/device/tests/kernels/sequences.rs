@@ -1,7 +1,7 @@
 //! Sequences in a cache, and what attention over them must be.
 
 use tessera_device::cuda::{CudaCache, CudaDevice, CudaRotary};
-use tessera_device::{CacheDtype, CacheShape, ChunkSpan, Device, Heads, Rows, Spans};
+use tessera_device::{CacheDtype, CacheShape, ChunkSpan, Device, DeviceError, Heads, Rows, Spans};
 use tessera_types::{BLOCK_TOKENS, BlockId, TokenId};
 
 use crate::numbers;
@@ -98,8 +98,11 @@ impl Sequences {
             device.rotate(&mut qkv, self.heads, &self.rotary, &placed).unwrap();
             let key = device.recording(&placed).unwrap();
             let (known, recording) = recorded.get_or_insert_with(|| {
-                let work = || device.attend(&qkv, self.heads, &self.cache, 0, &placed, &mut out);
-                (key, device.record(work).unwrap().1)
+                let work = || {
+                    device.attend(&qkv, self.heads, &self.cache, 0, &placed, &mut out)?;
+                    device.working(1, 1)
+                };
+                (key, device.record::<DeviceError>(work).unwrap().1)
             });
             assert_eq!(*known, key, "{chunks:?}");
             device.replay(recording).unwrap();

@@ -16,6 +16,7 @@ use tessera_types::{SamplingParams, TokenId};
 pub use logprobs::LogSoftmax;
 pub(crate) use on_device::OnDevice;
 pub use penalties::TokenCounts;
+pub(crate) use random::fraction;
 pub use random::uniform;
 
 /// What is known of a sequence when its next token is chosen.

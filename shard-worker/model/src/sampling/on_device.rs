@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bytemuck::Zeroable;
 use tessera_device::{Choosing, LogitEdit};
 use tessera_types::TokenId;
 
-use super::{Choice, uniform};
+use super::{Choice, fraction};
 
 /// Rows that a device is to choose for.
 #[derive(Debug, Default)]
@@ -17,13 +18,13 @@ pub(crate) struct OnDevice {
 }
 
 impl OnDevice {
-    /// Adds a row.
-    pub(crate) fn push(&mut self, choice: &Choice<'_>) {
+    /// Adds a row. `described` is how many of the most probable tokens are told beside the chosen one, if any is.
+    pub(crate) fn push(&mut self, choice: &Choice<'_>, described: Option<u32>) {
         let params = choice.params;
         let begin = self.edits.len() as u32;
         self.edits.extend(edits(choice).into_values());
         self.choosing.push(Choosing {
-            uniform: uniform(params.seed, choice.position),
+            uniform: fraction(params.seed, choice.position),
             temperature: params.temperature,
             top_p: params.top_p,
             min_p: params.min_p,
@@ -33,7 +34,21 @@ impl OnDevice {
             top_k: params.top_k,
             edits_begin: begin,
             edits_end: self.edits.len() as u32,
+            given: Choosing::NONE,
+            described: described.unwrap_or(Choosing::NONE),
             padding: 0,
+        });
+    }
+
+    /// Adds a row whose token is known.
+    pub(crate) fn push_given(&mut self, token: TokenId, described: Option<u32>) {
+        let edits = self.edits.len() as u32;
+        self.choosing.push(Choosing {
+            given: token.0,
+            described: described.unwrap_or(Choosing::NONE),
+            edits_begin: edits,
+            edits_end: edits,
+            ..Choosing::zeroed()
         });
     }
 }
@@ -76,10 +91,13 @@ mod tests {
         let counts = TokenCounts::new(&[TokenId(5), TokenId(2), TokenId(2)], 1);
         let mut told = OnDevice::default();
         let choice = Choice { params: &params, counts: Some(&counts), generated: 2, position: 3 };
-        told.push(&choice);
-        told.push(&Choice { generated: 3, counts: None, ..choice });
+        told.push(&choice, Some(5));
+        told.push_given(TokenId(9), None);
+        told.push(&Choice { generated: 3, counts: None, ..choice }, None);
         let seen: Vec<_> = told.edits.iter().map(|edit| (edit.token, edit.bias, edit.count, edit.flags)).collect();
         assert_eq!(seen, [(2, 1.25, 2, 3), (5, -1.5, 0, 2), (2, 1.25, 0, 0), (5, -1.5, 0, 0)]);
-        assert_eq!([told.choosing[0].edits_end, told.choosing[1].edits_begin, told.choosing[1].edits_end], [2, 2, 4]);
+        let rows: Vec<_> = told.choosing.iter().map(|row| (row.edits_begin, row.edits_end, row.given, row.described)).collect();
+        const NONE: u32 = Choosing::NONE;
+        assert_eq!(rows, [(0, 2, NONE, 5), (2, 2, 9, NONE), (2, 4, NONE, NONE)]);
     }
 }

@@ -7,10 +7,14 @@ const ROUNDS: usize = 10;
 
 /// A number of `[0, 1)` for a seed and a position.
 pub fn uniform(seed: u64, position: u32) -> f64 {
+    fraction(seed, position) as f64 / 2f64.powi(64)
+}
+
+/// The same in units of 2^-64.
+pub(crate) fn fraction(seed: u64, position: u32) -> u64 {
     let [a, b, ..] = philox([position, 0, 0, 0], [seed as u32, (seed >> 32) as u32]);
-    let bits = u64::from(a) << 32 | u64::from(b);
     // An f64 holds 53 bits.
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    (u64::from(a) << 32 | u64::from(b)) >> 11 << 11
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
