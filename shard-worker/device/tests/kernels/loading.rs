@@ -51,8 +51,9 @@ fn code_that_cannot_wait_for_the_kernels_ahead_is_launched_behind_them() {
     }
     let _turn = turn();
     let device = opened(folder("cannot-wait", &[("compute_80.ptx", ".version 8.7\n.target sm_80\n")])).unwrap();
-    let (mut x, y) = (device.tensor(2, 8).unwrap(), device.working(2, 8).unwrap());
+    let (mut x, mut y) = (device.tensor(2, 8).unwrap(), device.working(2, 8).unwrap());
+    device.write(&mut y, &[1.0; 16]).unwrap();
     device.add(&mut x, &y).unwrap();
     device.add(&mut x, &y).unwrap();
-    assert_eq!(device.read(&x).unwrap(), [0.0; 16]);
+    assert_eq!(device.read(&x).unwrap(), [2.0; 16]);
 }

@@ -79,7 +79,8 @@ fn kernels_that_begin_while_the_ones_ahead_end_compute_the_same_bits() {
     let apart = device_of(&CudaConfig { overlaps: false, ..config(0, false, WORKSPACE) }, BF16);
     let mut apart = load("hf", apart, Box::new(Solo::default()), VisionParallel::Tensor);
     let (mut overlapping, mut driver, mut other) = (model("hf", BF16, false), Driver::new(), Driver::new());
-    for case in &cases::all() {
+    let cases = if tessera_test_gpu::is_real() { cases::all() } else { cases::all().into_iter().take(1).collect() };
+    for case in &cases {
         assert!(forced(&mut driver, &mut overlapping, case) == forced(&mut other, &mut apart, case), "{}", case.name);
     }
 }
