@@ -30,7 +30,7 @@ sources! {
     "dummy",
     "logits",
     "select",
-    "weights",
+    "token_weights",
     "sample",
     "logprobs",
     "pieces",
