@@ -10,7 +10,7 @@ use crate::cases;
 use crate::driver::{Driver, start};
 
 /// Sequences that are decoded together at most.
-pub(super) const MOST: u64 = 24;
+pub(super) const MOST: u64 = 16;
 
 /// A workspace of which recorded passes have what `rows` rows take of one rank, but for what attention takes beside.
 pub(super) fn workspace(rows: usize) -> usize {

@@ -110,7 +110,7 @@ fn recorded_passes_of_two_gpus_as_a_child() {
         ranks.into_iter().next().unwrap()
     };
     let (wanted, none) = on(false, WORKSPACE);
-    let (tokens, some) = on(true, recorded::workspace(recorded::MOST as usize / 2));
+    let (tokens, some) = on(true, recorded::workspace(recorded::MOST as usize * 5 / 8));
     assert_eq!((none, tokens), (0, wanted));
     assert!((1..recorded::MOST as usize).contains(&some), "{some} passes were recorded");
 }
