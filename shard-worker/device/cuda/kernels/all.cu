@@ -5,6 +5,7 @@
 #include "norm.cuh"
 #include "elementwise.cuh"
 #include "rotary.cuh"
+#include "peer.cuh"
 #include "dummy.cuh"
 #include "logits.cuh"
 #include "select.cuh"
