@@ -44,7 +44,7 @@ mod tests {
 
     fn on_gpu(gigabytes: u64, tp: usize) -> u32 {
         let gpu = CudaGpu { ordinal: 0, name: "a GPU".into(), memory: gigabytes * 1_000_000_000 };
-        let device = DeviceConfig::Cuda { gpu, kernels: None, kv_memory: None, graphs: true };
+        let device = DeviceConfig::Cuda { gpu, kernels: None, kv_memory: None, graphs: true, peers: true };
         let spec = ModelSpec::pixtral_12b();
         step_tokens(&device, &spec, &ShardPlan::new(&spec, tp, Rank(0)).unwrap())
     }

@@ -48,6 +48,8 @@ pub enum DeviceConfig {
         kv_memory: Option<u64>,
         /// Whether passes of next tokens are recorded as CUDA graphs.
         graphs: bool,
+        /// Whether GPUs of a group sum through each other's memory where they reach it.
+        peers: bool,
     },
     /// Nothing: a clock in place of arithmetic.
     Sim {
@@ -59,12 +61,17 @@ pub enum DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// The GPU `ordinal` of this process.
+    /// The GPU `ordinal` of this process, with CUDA graphs and sums over peers if so.
     ///
     /// # Errors
     /// `Library` where there is no driver, `NoDevice` where there are fewer GPUs.
-    pub fn cuda(ordinal: usize, kernels: Option<PathBuf>, kv_memory: Option<u64>, graphs: bool) -> Result<Self, DeviceError> {
-        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs })
+    pub fn cuda(
+        ordinal: usize,
+        kernels: Option<PathBuf>,
+        kv_memory: Option<u64>,
+        (graphs, peers): (bool, bool),
+    ) -> Result<Self, DeviceError> {
+        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs, peers })
     }
 
     /// The name others know it by: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`, `sim:h100`.

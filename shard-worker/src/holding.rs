@@ -84,8 +84,9 @@ impl Holding {
                 let config = CpuConfig { threads: *threads, dtype: request.format.dtype };
                 Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
             }
-            DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs } => {
-                let config = CudaConfig { ordinal: gpu.ordinal, kernels: kernels.clone(), workspace: None, records: *graphs };
+            DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs, peers } => {
+                let (ordinal, kernels) = (gpu.ordinal, kernels.clone());
+                let config = CudaConfig { ordinal, kernels, workspace: None, records: *graphs, peers: *peers };
                 let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
                 Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.format), progress)
             }
@@ -253,6 +254,11 @@ impl Holding {
 
     pub(crate) fn rank(&self) -> Rank {
         self.plan().rank
+    }
+
+    /// Whether small sums over ranks go through the devices' own memory.
+    pub(crate) fn has_peers(&self) -> bool {
+        matches!(&self.forward, Forward::Cuda(model) if model.has_peers())
     }
 
     /// Model, format, degree, rank, and how images are shared.

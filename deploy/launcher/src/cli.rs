@@ -119,6 +119,9 @@ pub(crate) struct ComputeArgs {
     /// Launch every kernel by itself rather than recorded passes.
     #[arg(long, env = "TESSERA_NO_CUDA_GRAPHS")]
     pub(crate) no_cuda_graphs: bool,
+    /// Leave all sums over GPUs to NCCL, also small ones between GPUs that reach each other's memory.
+    #[arg(long, env = "TESSERA_NO_PEER_SUMS")]
+    pub(crate) no_peer_sums: bool,
 }
 
 /// How the front door is opened.

@@ -114,6 +114,7 @@ impl LocalCluster {
                 kv_memory: Some(64 << 20),
                 cuda_kernels: None,
                 no_cuda_graphs: false,
+                no_peer_sums: false,
             },
             registry: RegistryArgs::default(),
             front: FrontArgs {

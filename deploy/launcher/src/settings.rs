@@ -117,7 +117,8 @@ fn device(args: &ComputeArgs, (nth, ranks): (u16, u16)) -> Result<DeviceConfig> 
         DeviceArg::Sim(accelerator) => DeviceConfig::Sim { accelerator, kv_memory: args.kv_memory },
         DeviceArg::Cuda(first) => {
             let gpu = first + usize::from(nth);
-            DeviceConfig::cuda(gpu, args.cuda_kernels.clone(), args.kv_memory, !args.no_cuda_graphs)
+            let ways = (!args.no_cuda_graphs, !args.no_peer_sums);
+            DeviceConfig::cuda(gpu, args.cuda_kernels.clone(), args.kv_memory, ways)
                 .with_context(|| format!("--device cuda:{gpu}"))?
         }
         DeviceArg::Cpu => {

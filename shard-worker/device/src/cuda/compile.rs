@@ -25,6 +25,7 @@ sources! {
     "norm",
     "elementwise",
     "rotary",
+    "peer",
     "dummy",
     "logits",
     "select",

@@ -19,7 +19,10 @@ fn folder(name: &str, images: &[(&str, &str)]) -> PathBuf {
 
 fn opened(kernels: PathBuf) -> Result<CudaDevice, DeviceError> {
     tessera_test_gpu::open();
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false }, BF16)
+    CudaDevice::new(
+        &CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false, peers: false },
+        BF16,
+    )
 }
 
 /// The stand-in is a device of 9.0; what it refuses here are an image that is none and those for newer devices.

@@ -28,7 +28,7 @@ fn workspace() -> usize {
 fn device(workspace: usize, records: bool) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records }, BF16).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records, peers: true }, BF16).unwrap()
 }
 
 /// Tests of one process take turns, so that each has the GPU's memory to itself.

@@ -1,6 +1,7 @@
 //! The forward pass on a GPU, which here is a stand-in that runs the kernels on the CPU.
 
 mod made_up;
+mod peers;
 mod two;
 
 use tessera_collective::{Collective, CollectiveError, Solo};
@@ -24,7 +25,7 @@ const FP8: WeightFormat = WeightFormat { dtype: Dtype::Bf16, quantization: Some(
 fn device(ordinal: usize, format: WeightFormat, records: bool, workspace: usize) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records }, format).unwrap()
+    CudaDevice::new(&CudaConfig { ordinal, kernels, workspace: Some(workspace), records, peers: true }, format).unwrap()
 }
 
 fn model(layout: &str, format: WeightFormat, records: bool) -> Model<CudaDevice> {
