@@ -64,6 +64,7 @@ fn a_peer_as_a_child() {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a child tells the test")]
 fn say(title: &str, what: impl std::fmt::Display) {
     println!("{title}: {what}");
 }
@@ -94,17 +95,15 @@ fn id() -> Option<NcclId> {
     (!text.is_empty()).then(|| std::array::from_fn(byte))
 }
 
-/// Runs cases, of which the second time's passes were recorded.
+/// Runs a case, whose passes were recorded by the second time.
 fn answer(model: &mut Model<CudaDevice>) {
     let mut driver = Driver::new();
-    let cases = cases::all();
-    for case in [&cases[0], &cases[3]] {
-        check_bf16(case, &forced(&mut driver, model, case));
-        let (first, second) = (run(&mut driver, model, case), run(&mut driver, model, case));
-        let same = |a: &[f32], b: &[f32]| a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits()));
-        assert!(first.0 == second.0 && same(&first.1, &second.1), "recorded passes have the bits of others");
-        say("tokens", format!("{:?}", first.0));
-    }
+    let case = &cases::all()[0];
+    check_bf16(case, &forced(&mut driver, model, case));
+    let (first, second) = (run(&mut driver, model, case), run(&mut driver, model, case));
+    let same = |a: &[f32], b: &[f32]| a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits()));
+    assert!(first.0 == second.0 && same(&first.1, &second.1), "recorded passes have the bits of others");
+    say("tokens", format!("{:?}", first.0));
     assert!(model.recorded_passes() > 0);
 }
 
@@ -204,12 +203,12 @@ fn skips(size: usize) -> bool {
     skips
 }
 
-/// All ranks run cases, and choose alike; whether their GPUs are peers.
+/// All ranks run a case, and choose alike; whether their GPUs are peers.
 fn answers(peers: Vec<Peer>) -> Vec<String> {
     let (mut connected, mut chosen) = (Vec::new(), Vec::new());
     for mut peer in peers {
         connected.push(peer.says("peers"));
-        chosen.push([peer.says("tokens"), peer.says("tokens")]);
+        chosen.push(peer.says("tokens"));
         peer.ends_well();
     }
     assert!(chosen.iter().all(|tokens| *tokens == chosen[0]), "{chosen:?}");
