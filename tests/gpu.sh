@@ -79,19 +79,20 @@ cluster() {
 }
 
 # Two ranks on one GPU: NCCL takes that where each process is told that it has a host of its own. One is then killed, and
-# another takes its place.
+# another takes its place. Their small sums go through the GPU's memory, which each process maps.
 nccl() {
     local model=tests/fixtures/shapes rank
     for rank in 0 1 2; do
-        NCCL_HOSTID="host$rank" "$tessera" shard-worker --listen "127.0.0.1:1710$rank" --device cuda:0 --kv-memory 64MiB &
+        NCCL_HOSTID="host$rank" "$tessera" shard-worker --listen "127.0.0.1:1710$rank" --device cuda:0 --kv-memory 64MiB > "$gpu/rank-$rank.log" 2>&1 &
     done
     local killed; killed="$(jobs -p | sed -n 2p)"
     "$tessera" coordinator --model "$model" --tp 2 --worker 127.0.0.1:17100 --worker 127.0.0.1:17101 --worker 127.0.0.1:17102 --listen 127.0.0.1:17110 &
     "$tessera" router --model "$model" --replica 127.0.0.1:17110 --grpc 127.0.0.1:17120 --http 127.0.0.1:17121 &
-    described "$model" || return 1
+    described "$model" || { tail -n 5 "$gpu"/rank-*.log; return 1; }
+    row "two ranks on one GPU" "$(grep -aohm1 -E '(small|all) sums over ranks.*' "$gpu/rank-0.log" || echo "nobody says how sums go")"
     local begin; begin="$(date +%s.%N)"
     kill -9 "$killed"
-    described "$model" || return 1
+    described "$model" || { tail -n 5 "$gpu"/rank-*.log; return 1; }
     row "killed rank: until the next whole answer" "$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }')"
 }
 

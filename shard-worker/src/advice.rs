@@ -52,10 +52,12 @@ mod tests {
     use tessera_types::Rank;
 
     use super::*;
+    use crate::CudaWays;
 
     fn on_gpu(gigabytes: u64, tp: usize) -> [u32; 2] {
         let gpu = CudaGpu { ordinal: 0, name: "a GPU".into(), memory: gigabytes * 1_000_000_000 };
-        let device = DeviceConfig::Cuda { gpu, kernels: None, kv_memory: None, graphs: true, overlap: true };
+        let ways = CudaWays { graphs: true, overlap: true, peers: true };
+        let device = DeviceConfig::Cuda { gpu, kernels: None, kv_memory: None, ways };
         let spec = ModelSpec::pixtral_12b();
         let tokens = step_tokens(&device, &spec, &ShardPlan::new(&spec, tp, Rank(0)).unwrap());
         [tokens.advised, tokens.most]

@@ -46,10 +46,8 @@ pub enum DeviceConfig {
         kernels: Option<PathBuf>,
         /// Memory for keys and values, in bytes; what is left beside the weights when `None`.
         kv_memory: Option<u64>,
-        /// Whether passes of next tokens are recorded as CUDA graphs.
-        graphs: bool,
-        /// Whether a kernel may begin while the one ahead of it ends.
-        overlap: bool,
+        /// Which ways of being faster it goes.
+        ways: CudaWays,
     },
     /// Nothing: a clock in place of arithmetic.
     Sim {
@@ -60,19 +58,24 @@ pub enum DeviceConfig {
     },
 }
 
+/// Ways in which a GPU is faster, each of which can be left out to see what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaWays {
+    /// Passes of next tokens are recorded as CUDA graphs.
+    pub graphs: bool,
+    /// A kernel may begin while the one ahead of it ends.
+    pub overlap: bool,
+    /// GPUs of a group sum through each other's memory where they reach it.
+    pub peers: bool,
+}
+
 impl DeviceConfig {
     /// The GPU `ordinal` of this process.
     ///
     /// # Errors
     /// `Library` where there is no driver, `NoDevice` where there are fewer GPUs.
-    pub fn cuda(
-        ordinal: usize,
-        kernels: Option<PathBuf>,
-        kv_memory: Option<u64>,
-        graphs: bool,
-        overlap: bool,
-    ) -> Result<Self, DeviceError> {
-        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, graphs, overlap })
+    pub fn cuda(ordinal: usize, kernels: Option<PathBuf>, kv_memory: Option<u64>, ways: CudaWays) -> Result<Self, DeviceError> {
+        Ok(Self::Cuda { gpu: CudaGpu::find(ordinal)?, kernels, kv_memory, ways })
     }
 
     /// The name others know it by: `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`, `sim:h100`.

@@ -64,9 +64,11 @@ fn device(error: &DeviceError) -> Code {
         DeviceError::OutOfMemory { .. } => Code::ResourceExhausted,
         DeviceError::Dtype { .. } => Code::InvalidArgument,
         DeviceError::Kernels(_) | DeviceError::Library { .. } | DeviceError::NoDevice { .. } => Code::FailedPrecondition,
-        DeviceError::Shape { .. } | DeviceError::Thread(_) | DeviceError::Driver { .. } | DeviceError::Broken { .. } => {
-            Code::Internal
-        }
+        DeviceError::Shape { .. }
+        | DeviceError::Thread(_)
+        | DeviceError::Driver { .. }
+        | DeviceError::Broken { .. }
+        | DeviceError::Peers(_) => Code::Internal,
     }
 }
 

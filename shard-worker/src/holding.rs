@@ -16,7 +16,7 @@ use tessera_types::{ModelSpec, Rank, ShardPlan, StepOutput, StepPlan};
 use tracing::info;
 
 use crate::{
-    DeviceConfig,
+    CudaWays, DeviceConfig,
     advice::{StepTokens, step_tokens},
     error::LoadError,
     guard::guarded,
@@ -85,9 +85,10 @@ impl Holding {
                 let config = CpuConfig { threads: *threads, dtype: request.formats.weights.dtype };
                 Self::load_on(held, request, abort, |_| *kv_memory, || CpuDevice::new(config), progress)
             }
-            DeviceConfig::Cuda { gpu, kernels, kv_memory, graphs, overlap } => {
+            DeviceConfig::Cuda { gpu, kernels, kv_memory, ways } => {
                 let (ordinal, kernels) = (gpu.ordinal, kernels.clone());
-                let config = CudaConfig { ordinal, kernels, workspace: None, records: *graphs, overlaps: *overlap };
+                let CudaWays { graphs, overlap, peers } = *ways;
+                let config = CudaConfig { ordinal, kernels, workspace: None, records: graphs, overlaps: overlap, peers };
                 let left = |weights| kv_memory.unwrap_or_else(|| gpu.cache_memory(weights));
                 Self::load_on(held, request, abort, left, || CudaDevice::new(&config, request.formats.weights), progress)
             }
@@ -256,6 +257,11 @@ impl Holding {
 
     pub(crate) fn rank(&self) -> Rank {
         self.plan().rank
+    }
+
+    /// Whether small sums over ranks go through the devices' own memory.
+    pub(crate) fn has_peers(&self) -> bool {
+        matches!(&self.forward, Forward::Cuda(model) if model.has_peers())
     }
 
     /// Model, format, degree, rank, and how images are shared.

@@ -20,7 +20,7 @@ mod server;
 mod service;
 mod work;
 
-pub use config::{Config, DeviceConfig};
+pub use config::{Config, CudaWays, DeviceConfig};
 pub use roofline::{Floor, Floors, StepKind};
 pub use server::{RunError, ShardWorker};
 /// The name of this host for [`Config::host`]: equal where processes share memory.

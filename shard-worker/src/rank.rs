@@ -60,6 +60,7 @@ pub(crate) fn start(
 ) -> std::io::Result<Commands> {
     let (sender, mut commands) = mpsc::channel(COMMANDS);
     let weights = metrics::gauge!(names::RANK_WEIGHT_BYTES, "worker" => worker.to_string());
+    let peers = metrics::gauge!(names::RANK_HAS_PEERS, "worker" => worker.to_string());
     let leave = sender.downgrade();
     fence.tell(move || {
         // Where there is no room, other commands wait.
@@ -69,6 +70,7 @@ pub(crate) fn start(
     });
     let mut owner = Owner {
         weights,
+        peers,
         device,
         fence,
         work,
@@ -99,6 +101,7 @@ pub(crate) fn start(
 
 struct Owner {
     weights: Gauge,
+    peers: Gauge,
     device: DeviceConfig,
     fence: Arc<Fence>,
     work: Work,
@@ -200,6 +203,7 @@ impl Owner {
         let held = self.held.as_ref();
         let (weight_bytes, fingerprint) = (held.map_or(0, Holding::weight_bytes), held.map(|held| held.fingerprint().to_owned()));
         self.weights.set(weight_bytes as f64);
+        self.peers.set(f64::from(u8::from(held.is_some_and(Holding::has_peers))));
         self.inventory.send_modify(|inventory| {
             inventory.weight_bytes = weight_bytes;
             inventory.fingerprint = fingerprint;

@@ -57,6 +57,12 @@ impl Up {
         self.with("--device", "cuda").with("--dtype", "bf16")
     }
 
+    /// Adds a variable to its environment.
+    pub fn seeing(mut self, variable: &'static str, value: &str) -> Self {
+        self.environment.push((variable, value.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Result<Cluster> {
         Cluster::start(&self.arguments, &self.environment).await

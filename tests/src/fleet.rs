@@ -166,6 +166,11 @@ impl Fleet {
         self.doors.get(name.strip_prefix('r')?.parse::<usize>().ok()?)
     }
 
+    /// What a process has written in its present life.
+    pub fn said(&self, name: &str) -> Result<String> {
+        Ok(self.processes.get(name).with_context(|| format!("there is no {name}"))?.said())
+    }
+
     /// The routers.
     pub fn doors(&self) -> Doors {
         self.doors.clone()

@@ -12,26 +12,42 @@ use tessera_tests::{
     load::{Lives, ask, picture, reference_of_the_first_picture},
 };
 
-/// What the learned model says of the first picture at a degree, with other options, and the bytes of its weights.
-async fn described<const N: usize>(tp: u16, options: [(&str, &str); N]) -> Result<(Vec<u32>, f64)> {
-    let up = Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp);
-    let up = options.into_iter().fold(up, |up, (option, value)| up.with(option, value));
+/// What the learned model makes of the first picture.
+struct Described {
+    tokens: Vec<u32>,
+    weight_bytes: f64,
+    /// Ranks whose small sums go through the GPUs' own memory.
+    peers: f64,
+}
+
+/// At a degree, with other options.
+async fn described<const N: usize>(tp: u16, options: [(&str, &str); N]) -> Result<Described> {
+    describe(options.into_iter().fold(on_gpus(tp), |up, (option, value)| up.with(option, value))).await
+}
+
+fn on_gpus(tp: u16) -> Up {
+    Up::new(fixtures().join("shapes")).on_gpus().with("--kv-memory", "16MiB").with("--tp", tp)
+}
+
+async fn describe(up: Up) -> Result<Described> {
     let cluster = up.start().await?;
     let answer = ask(&cluster.grpc, &picture()?, &Lives::default()).await?;
     let metrics = reqwest::get(format!("{}/metrics", cluster.http)).await?.text().await?;
     assert_eq!(cluster.stop().await?, Some(0));
-    Ok((answer.sequences[&0].tokens.clone(), weight_bytes(&metrics)?))
+    let of_all_ranks = |name| sum(&metrics, name);
+    let (weight_bytes, peers) = (of_all_ranks("tessera_rank_weight_bytes")?, of_all_ranks("tessera_rank_has_peers")?);
+    Ok(Described { tokens: answer.sequences[&0].tokens.clone(), weight_bytes, peers })
 }
 
 /// Of all ranks, which share a process.
-fn weight_bytes(metrics: &str) -> Result<f64> {
-    let ranks = metrics.lines().filter(|line| line.starts_with("tessera_rank_weight_bytes{"));
+fn sum(metrics: &str, name: &str) -> Result<f64> {
+    let ranks = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
     ranks.map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
 }
 
 #[tokio::test]
 async fn one_gpu_describes_a_picture_as_the_reference_does() -> Result<()> {
-    assert_eq!(described(1, [("--vision-parallel", "auto")]).await?.0, reference_of_the_first_picture()?);
+    assert_eq!(described(1, [("--vision-parallel", "auto")]).await?.tokens, reference_of_the_first_picture()?);
     Ok(())
 }
 
@@ -39,7 +55,22 @@ async fn one_gpu_describes_a_picture_as_the_reference_does() -> Result<()> {
 async fn several_gpus_describe_a_picture_as_one_does() -> Result<()> {
     let expected = reference_of_the_first_picture()?;
     for (tp, way) in [(2, "auto"), (4, "auto"), (2, "tensor"), (4, "image")] {
-        assert_eq!(described(tp, [("--vision-parallel", way)]).await?.0, expected, "on {tp} GPUs, {way}");
+        let described = described(tp, [("--vision-parallel", way)]).await?;
+        assert_eq!(described.tokens, expected, "on {tp} GPUs, {way}");
+        assert!(described.peers == f64::from(tp) || tessera_test_gpu::is_real(), "on {tp} GPUs {} are peers", described.peers);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn gpus_that_do_not_reach_each_other_describe_a_picture_as_well() -> Result<()> {
+    let expected = reference_of_the_first_picture()?;
+    let apart =
+        [on_gpus(2).seeing("FAKE_CUDA_PEERS", "0"), on_gpus(4).seeing("FAKE_CUDA_PEERS", "0"), on_gpus(2).flag("--no-peer-sums")];
+    let first = if tessera_test_gpu::is_real() { 2 } else { 0 };
+    for up in apart.into_iter().skip(first) {
+        let described = describe(up).await?;
+        assert_eq!((described.tokens, described.peers), (expected.clone(), 0.0));
     }
     Ok(())
 }
@@ -51,10 +82,10 @@ async fn the_learned_model_describes_a_picture_with_weights_in_fp8() -> Result<(
     let expected = reference_of_the_first_picture()?;
     for tp in [1, 2] {
         let (wide, fp8) = (described(tp, [("--quantization", "none")]).await?, described(tp, [("--quantization", "fp8")]).await?);
-        assert_eq!(fp8.0, expected, "on {tp} GPUs");
+        assert_eq!(fp8.tokens, expected, "on {tp} GPUs");
         // A byte off each of three layers' 245,760 weights. Of each layer 1,280 outputs have a scale, and on every rank 256 more.
         let scales = 3.0 * 4.0 * (1280.0 + 256.0 * f64::from(tp));
-        assert_eq!(wide.1 - fp8.1, 3.0 * 245_760.0 - scales, "on {tp} GPUs");
+        assert_eq!(wide.weight_bytes - fp8.weight_bytes, 3.0 * 245_760.0 - scales, "on {tp} GPUs");
     }
     Ok(())
 }
@@ -64,9 +95,9 @@ async fn the_learned_model_describes_a_picture_with_weights_in_fp8() -> Result<(
 async fn the_learned_model_describes_a_picture_over_keys_and_values_in_fp8() -> Result<()> {
     let expected = reference_of_the_first_picture()?;
     for tp in [1, 2] {
-        assert_eq!(described(tp, [("--kv-cache-dtype", "fp8")]).await?.0, expected, "on {tp} GPUs");
+        assert_eq!(described(tp, [("--kv-cache-dtype", "fp8")]).await?.tokens, expected, "on {tp} GPUs");
         let both = [("--quantization", "fp8"), ("--kv-cache-dtype", "fp8")];
-        assert_eq!(described(tp, both).await?.0, expected, "on {tp} GPUs, with weights in fp8");
+        assert_eq!(described(tp, both).await?.tokens, expected, "on {tp} GPUs, with weights in fp8");
     }
     Ok(())
 }

@@ -122,6 +122,9 @@ pub(crate) struct ComputeArgs {
     /// Begin no kernel before the one ahead of it has ended.
     #[arg(long, env = "TESSERA_NO_CUDA_OVERLAP")]
     pub(crate) no_cuda_overlap: bool,
+    /// Leave all sums over GPUs to NCCL, also small ones between GPUs that reach each other's memory.
+    #[arg(long, env = "TESSERA_NO_PEER_SUMS")]
+    pub(crate) no_peer_sums: bool,
 }
 
 /// How the front door is opened.

@@ -116,6 +116,7 @@ impl LocalCluster {
                 cuda_kernels: None,
                 no_cuda_graphs: false,
                 no_cuda_overlap: false,
+                no_peer_sums: false,
             },
             registry: RegistryArgs::default(),
             front: FrontArgs {

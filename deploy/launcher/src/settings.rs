@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tessera_registry::{EtcdConfig, EtcdStore, Registry};
 use tessera_router::{ApiKeys, Hosts, RouterConfig};
 use tessera_service::{CertFiles, TlsFiles};
-use tessera_shard_worker::{CacheDtype, DeviceConfig, Dtype, Formats, Quantization, WeightFormat};
+use tessera_shard_worker::{CacheDtype, CudaWays, DeviceConfig, Dtype, Formats, Quantization, WeightFormat};
 use tessera_types::ModelSpec;
 
 use crate::{
@@ -117,8 +117,8 @@ fn device(args: &ComputeArgs, (nth, ranks): (u16, u16)) -> Result<DeviceConfig> 
         DeviceArg::Sim(accelerator) => DeviceConfig::Sim { accelerator, kv_memory: args.kv_memory },
         DeviceArg::Cuda(first) => {
             let gpu = first + usize::from(nth);
-            let (graphs, overlap) = (!args.no_cuda_graphs, !args.no_cuda_overlap);
-            DeviceConfig::cuda(gpu, args.cuda_kernels.clone(), args.kv_memory, graphs, overlap)
+            let ways = CudaWays { graphs: !args.no_cuda_graphs, overlap: !args.no_cuda_overlap, peers: !args.no_peer_sums };
+            DeviceConfig::cuda(gpu, args.cuda_kernels.clone(), args.kv_memory, ways)
                 .with_context(|| format!("--device cuda:{gpu}"))?
         }
         DeviceArg::Cpu => {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -18,8 +18,8 @@ pub struct AbortHandle(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     aborted: AtomicBool,
-    /// Tells the others.
-    tell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Tell the others, and end what this rank waits for.
+    acts: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
     last_resort: LastResort,
 }
 
@@ -37,9 +37,8 @@ impl AbortHandle {
     /// Makes the collective of this rank fail with `Aborted`, and those of the others with `PeerLost`.
     pub fn abort(&self) {
         self.0.aborted.store(true, Ordering::SeqCst);
-        if let Some(tell) = self.0.tell.get() {
-            tell();
-        }
+        let acts = self.0.acts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        acts.iter().for_each(|act| act());
     }
 
     /// Whether it was called.
@@ -55,10 +54,10 @@ impl AbortHandle {
         self.0.last_resort.clone()
     }
 
-    /// What else an abort does, from now on.
-    pub(crate) fn on_abort(&self, tell: impl Fn() + Send + Sync + 'static) {
-        // An abort that comes between these two lines tells twice, which is as good as once.
-        let _ = self.0.tell.set(Box::new(tell));
+    /// What else an abort does, from now on; it must not block, and may be done more than once.
+    pub fn on_abort(&self, act: impl Fn() + Send + Sync + 'static) {
+        // An abort that comes between these two lines acts twice, which is as good as once.
+        self.0.acts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(act));
         if self.is_aborted() {
             self.abort();
         }

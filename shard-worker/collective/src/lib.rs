@@ -25,6 +25,8 @@ pub use last_resort::LastResort;
 pub use nccl::{NCCL_ID_BYTES, NcclId, nccl_id};
 pub use solo::Solo;
 
+use std::time::Duration;
+
 use tessera_types::{DeviceSlice, Rank};
 
 /// Why a collective ended without a result. The group is useless afterwards; a new one must be formed.
@@ -130,6 +132,11 @@ pub trait Collective: Send {
     /// Whether the methods for device memory can be called.
     fn joins_devices(&self) -> bool {
         false
+    }
+
+    /// How long an operation on devices may wait for other ranks, where the transport joins devices.
+    fn deadline(&self) -> Option<Duration> {
+        None
     }
 
     /// Enqueues that `values` on every rank are replaced by the sum over ranks. Every rank gets the same bits. The order

@@ -59,6 +59,9 @@ pub enum DeviceError {
         /// What the driver said.
         error: String,
     },
+    /// Other devices and this one do not reach each other's memory; the sentence says why.
+    #[error("no peers: {0}")]
+    Peers(String),
     /// Only other numbers are known to the device.
     #[error("{device} computes in {known} alone, and was asked for {asked}")]
     Dtype {

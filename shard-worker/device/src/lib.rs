@@ -10,6 +10,7 @@ pub mod cuda;
 mod error;
 mod format;
 mod made_up;
+mod peers;
 pub mod sim;
 mod source;
 
@@ -17,9 +18,11 @@ pub use choosing::{Choosing, ChosenToken, LogitEdit};
 pub use error::DeviceError;
 pub use format::{CacheDtype, Dtype, Formats, Quantization, WeightFormat};
 pub use made_up::MadeUp;
+pub use peers::{PeerFailure, PeerOffer, PeerStop};
 pub use source::{MatrixSource, Origin, SourceDtype};
 
 use std::ops::Range;
+use std::time::Duration;
 
 use tessera_types::{BLOCK_TOKENS, BlockId, DeviceSlice, TokenId};
 
@@ -164,6 +167,39 @@ pub trait Device: Send {
     fn finish(&self) -> Result<(), DeviceError> {
         Ok(())
     }
+
+    /// Makes ready what the devices of other ranks may reach, and says how they find it.
+    ///
+    /// # Errors
+    /// Why none can.
+    fn offer_peers(&self) -> Result<PeerOffer, DeviceError> {
+        Err(DeviceError::Peers("this device has none".into()))
+    }
+
+    /// Reaches what all ranks have offered, by rank, `rank` being this one; all must have before any sums. Nothing waits for longer
+    /// than `limit`, nor once it is stopped.
+    ///
+    /// # Errors
+    /// Which rank cannot be reached, and why.
+    fn connect_peers(&self, rank: usize, offers: &[PeerOffer], limit: Duration) -> Result<PeerStop, DeviceError> {
+        let _ = (rank, offers, limit);
+        Err(DeviceError::Peers("this device has none".into()))
+    }
+
+    /// Asks for the sum over ranks of `values` on every rank, as the host's collectives add, where peers are connected and the
+    /// values are few. Whether it did, which depends on their number alone.
+    fn sum_over_peers(&self, values: &mut Self::Tensor) -> Result<bool, DeviceError> {
+        let _ = values;
+        Ok(false)
+    }
+
+    /// Why sums over peers came to nothing, if one did: what is asked for is then done, and holds anything.
+    fn peer_failure(&self) -> Option<PeerFailure> {
+        None
+    }
+
+    /// Parts from the peers that were connected, once all that was asked for is done.
+    fn part_from_peers(&self) {}
 
     /// Packs a weight from checkpoint bytes, or makes it up. `sources` are stacked along the output dimension (fused q, k, v or gate, up).
     ///

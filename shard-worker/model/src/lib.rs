@@ -26,6 +26,7 @@ mod ledger;
 mod model;
 mod open;
 mod passes;
+mod peers;
 mod ranks;
 pub mod sampling;
 mod sequences;

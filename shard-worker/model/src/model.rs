@@ -68,13 +68,15 @@ impl<D: Device> Model<D> {
         progress: Progress<'_>,
     ) -> Result<Self, ModelError> {
         fits(&plan, collective.as_ref())?;
+        let figures = group_figures(collective.as_ref(), cache.dtype.computed());
+        let mut ranks = Ranks::new(collective);
+        ranks.connect(&device)?;
         let spec = source.spec().clone();
         let slices = ShardSlices::new(&spec, &plan);
         let positions = spec.max_context.min(cache.blocks * BLOCK_TOKENS);
         let mut loader = Loader::new(&mut device, source, &slices, progress)?;
         let decoder = Decoder::load(&mut loader, &spec, &plan, &slices, positions)?;
-        let encoder =
-            Encoder::load(&mut loader, &spec, &plan, &slices, group_figures(collective.as_ref(), cache.dtype.computed()))?;
+        let encoder = Encoder::load(&mut loader, &spec, &plan, &slices, figures)?;
         let d = &spec.decoder;
         let (kv_heads, head_dim) = (plan.kv_heads.len(), d.head_dim);
         let shape = CacheShape { layers: d.layers, kv_heads, head_dim, blocks: cache.blocks, dtype: cache.dtype };
@@ -85,7 +87,7 @@ impl<D: Device> Model<D> {
             spec,
             plan,
             device,
-            ranks: Ranks::new(collective),
+            ranks,
             decoder,
             encoder,
             cache: paged,
@@ -106,7 +108,7 @@ impl<D: Device> Model<D> {
         fits(&self.plan, collective.as_ref())?;
         self.open.clear();
         self.passes.clear(&self.device);
-        self.ranks.join(collective);
+        self.ranks.join(&self.device, collective)?;
         self.sequences.clear();
         self.ledger.clear();
         self.features.clear();
@@ -124,6 +126,11 @@ impl<D: Device> Model<D> {
     /// Passes that were recorded and are replayed.
     pub fn recorded_passes(&self) -> usize {
         self.passes.recorded()
+    }
+
+    /// Whether small sums over ranks go through the devices' own memory.
+    pub fn has_peers(&self) -> bool {
+        self.ranks.has_peers()
     }
 
     /// Counts on `progress`, many times a step, while steps get on.

@@ -8,7 +8,7 @@ use tessera_collective::{Collective, CollectiveError};
 use tessera_device::{Device, DeviceError};
 use tessera_types::{DeviceSlice, Rank, TokenId};
 
-use crate::ModelError;
+use crate::{ModelError, peers};
 
 /// What all ranks gave, by rank.
 pub(crate) enum Gathered<D: Device> {
@@ -42,22 +42,42 @@ pub(crate) struct Ranks {
     bytes: Vec<u8>,
     /// Counts what the rank brought to the others; a rank that hangs has brought less than they.
     progress: Arc<AtomicU64>,
+    has_peers: bool,
 }
 
 impl Ranks {
     pub(crate) fn new(collective: Box<dyn Collective>) -> Self {
-        Self { collective, waited: Duration::ZERO, bytes: Vec::new(), progress: Arc::default() }
+        Self { collective, waited: Duration::ZERO, bytes: Vec::new(), progress: Arc::default(), has_peers: false }
     }
 
     /// The same rank in another group.
-    pub(crate) fn join(&mut self, collective: Box<dyn Collective>) {
+    pub(crate) fn join<D: Device>(&mut self, device: &D, collective: Box<dyn Collective>) -> Result<(), ModelError> {
+        self.leave(device)?;
         self.collective = collective;
+        self.connect(device)
+    }
+
+    /// Makes the group's devices peers, where they reach each other's memory.
+    pub(crate) fn connect<D: Device>(&mut self, device: &D) -> Result<(), ModelError> {
+        self.has_peers = peers::connect(self, device)?;
+        Ok(())
+    }
+
+    /// Whether small sums go through the devices' own memory.
+    pub(crate) fn has_peers(&self) -> bool {
+        self.has_peers
+    }
+
+    pub(crate) fn collective(&self) -> &dyn Collective {
+        self.collective.as_ref()
     }
 
     /// Leaves the group, with nothing left running for it; fails with what the device says.
     pub(crate) fn leave<D: Device>(&mut self, device: &D) -> Result<(), DeviceError> {
         let mut failure = None;
         self.collective.leave(&mut || told(device.is_idle(), &mut failure));
+        device.part_from_peers();
+        self.has_peers = false;
         failure.map_or(Ok(()), Err)
     }
 
@@ -182,18 +202,28 @@ impl Ranks {
         if !self.collective.joins_devices() {
             return Ok(());
         }
-        self.wait(&mut || device.is_idle())
+        self.wait(device, &mut || device.is_idle())
     }
 
     /// Waits until `done` says true, and meanwhile looks after the group: a rank that is gone may leave a device waiting for
     /// ever.
-    pub(crate) fn wait(&mut self, done: &mut dyn FnMut() -> Result<bool, DeviceError>) -> Result<(), ModelError> {
-        let mut failure = None;
-        let watched = self.collective.watch(&mut || told(done(), &mut failure));
-        match failure {
-            Some(error) => Err(error.into()),
-            None => Ok(watched?),
+    pub(crate) fn wait<D: Device>(
+        &mut self,
+        device: &D,
+        done: &mut dyn FnMut() -> Result<bool, DeviceError>,
+    ) -> Result<(), ModelError> {
+        let (mut failure, mut lost) = (None, None);
+        let watched = self.collective.watch(&mut || {
+            let is_done = told(done(), &mut failure)?;
+            // A sum that came to nothing looks done.
+            lost = device.peer_failure();
+            Ok(is_done || lost.is_some())
+        });
+        if let Some(error) = failure {
+            return Err(error.into());
         }
+        watched?;
+        lost.map_or(Ok(()), |lost| Err(peers::lost(lost, self.collective.deadline()).into()))
     }
 
     /// Whether gathered rows are where the device can go on with them.
@@ -223,6 +253,9 @@ impl Reduce for Ranks {
     fn all_reduce<D: Device>(&mut self, device: &D, tensor: &mut D::Tensor) -> Result<(), ModelError> {
         self.progressed();
         if self.collective.size() == 1 {
+            return Ok(());
+        }
+        if self.has_peers && device.sum_over_peers(tensor)? {
             return Ok(());
         }
         if let Some(slice) = self.joined(device, tensor) {

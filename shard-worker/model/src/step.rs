@@ -58,7 +58,7 @@ impl<D: Device> Model<D> {
         let Some(open) = self.open.front_mut() else { return Ok(true) };
         let device = &self.device;
         let mut is_done = false;
-        self.ranks.wait(&mut || {
+        self.ranks.wait(device, &mut || {
             is_done = open.is_done(device)?;
             Ok(is_done || tired())
         })?;

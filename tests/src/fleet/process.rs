@@ -126,7 +126,7 @@ impl Process {
     }
 
     /// What it has said in this life.
-    fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(log.get(self.begin..).unwrap_or_default()).into_owned()
     }

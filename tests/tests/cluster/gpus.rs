@@ -13,6 +13,8 @@ use crate::harness::alone;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
+/// What a worker says whose GPU reaches the others'.
+const PEERS: &str = "small sums over ranks go through the GPUs' own memory";
 /// Longer than a worker gives an abort before it takes its device for hung.
 const HUNG: Duration = Duration::from_secs(13);
 
@@ -39,6 +41,9 @@ async fn killed_and_replaced(failing: Vec<(&'static str, &'static str)>) -> Resu
     let expected = ask(&address, &request, &Lives::default()).await?.sequences[&0].tokens.clone();
     assert!(expected.starts_with(&reference_of_the_first_picture()?));
     let before = fleet.status().await?;
+    for rank in before.ranks("c0") {
+        assert!(fleet.said(rank)?.contains(PEERS), "{rank} sums by NCCL alone");
+    }
     let worker = before.ranks("c0")[1].to_owned();
     let lives = Arc::new(Lives::default());
     let heard = lives.clone();
@@ -49,6 +54,9 @@ async fn killed_and_replaced(failing: Vec<(&'static str, &'static str)>) -> Resu
     fleet.kill(&worker)?;
     let after = fleet.wait_for("group without the dead worker", |status| status.epoch("c0") > before.epoch("c0")).await?;
     assert!(!after.ranks("c0").contains(&worker.as_str()), "{after}");
+    for rank in after.ranks("c0") {
+        assert!(fleet.said(rank)?.matches(PEERS).count() >= 1, "{rank} sums by NCCL alone in the next group");
+    }
     assert_eq!(answer.await??.sequences[&0].tokens, expected);
     assert!(lives.resumptions() > 0, "the answer was done before the rank was killed");
     Ok(())
@@ -85,7 +93,13 @@ async fn a_worker_whose_gpu_vanished_ends_too() -> Result<()> {
 
 #[tokio::test]
 async fn a_worker_whose_gpu_was_lost_in_a_sum_over_ranks_ends_too() -> Result<()> {
-    lost_and_replaced("FAKE_CUDA_FAIL=ncclAllReduce:3:700").await
+    lost_and_replaced("FAKE_CUDA_FAIL=sum_over_ranks_w:3:700").await
+}
+
+#[tokio::test]
+async fn a_worker_whose_gpu_was_lost_in_what_nccl_does_ends_too() -> Result<()> {
+    // Two tell how the GPUs reach each other.
+    lost_and_replaced("FAKE_CUDA_FAIL=ncclAllGather:3:700").await
 }
 
 async fn lost_and_replaced(fails: &'static str) -> Result<()> {

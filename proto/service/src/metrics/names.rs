@@ -60,6 +60,8 @@ pub const REGISTRY_AWAY_SECONDS: &str = "tessera_registry_away_seconds";
 pub const RANK_STAGE_SECONDS: &str = "tessera_rank_stage_seconds";
 /// Weights a rank holds, by `worker`.
 pub const RANK_WEIGHT_BYTES: &str = "tessera_rank_weight_bytes";
+/// 1 where small sums over a rank's group go through the GPUs' own memory, by `worker`.
+pub const RANK_HAS_PEERS: &str = "tessera_rank_has_peers";
 
 /// Says what each metric means.
 pub(super) fn describe() {
@@ -92,4 +94,5 @@ pub(super) fn describe() {
     describe_gauge!(REGISTRY_AWAY_SECONDS, Unit::Seconds, "How long the registry has answered nothing");
     describe_histogram!(RANK_STAGE_SECONDS, Unit::Seconds, "A rank's step by stage");
     describe_gauge!(RANK_WEIGHT_BYTES, Unit::Bytes, "Weights a rank holds");
+    describe_gauge!(RANK_HAS_PEERS, "Whether small sums over a rank's group go through the GPUs' own memory");
 }

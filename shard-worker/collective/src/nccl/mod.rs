@@ -21,7 +21,8 @@
 //! | `NCCL_SHM_DISABLE` | `1` where processes of one host do not share `/dev/shm`, as containers may not |
 //! | `NCCL_HOSTID` | what tells hosts apart; a different one for each rank lets several ranks share one GPU, to test |
 //!
-//! They must be alike on all ranks but for `NCCL_HOSTID`.
+//! They must be alike on all ranks but for `NCCL_HOSTID`. Small sums may go round NCCL, through memory that the devices reach in each
+//! other; that is their own affair (`tessera_device::Device::sum_over_peers`), and the launcher's `--no-peer-sums` turns it off.
 
 #![expect(unsafe_code, reason = "calls of a C library")]
 
@@ -157,6 +158,10 @@ impl Collective for Nccl {
         true
     }
 
+    fn deadline(&self) -> Option<Duration> {
+        Some(self.deadline)
+    }
+
     fn all_reduce_device(&mut self, values: DeviceSlice) -> Result<(), CollectiveError> {
         let library = self.communicator.library();
         self.enqueue("all-reduce", |communicator| {
@@ -203,6 +208,7 @@ impl Collective for Nccl {
 impl Drop for Nccl {
     fn drop(&mut self) {
         // The other ranks must not wait for this one, and whoever has let go of the collective may free the buffers.
+        self.abort.abort();
         self.communicator.end();
         self.communicator.wait_for_end();
     }

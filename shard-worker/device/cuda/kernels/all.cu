@@ -7,6 +7,7 @@
 #include "elementwise.cuh"
 #include "cache.cuh"
 #include "rotary.cuh"
+#include "peer.cuh"
 #include "dummy.cuh"
 #include "logits.cuh"
 #include "select.cuh"

@@ -69,4 +69,27 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
+/// Reads a word that another device or the host writes; what its writer had written before is there for whoever this thread
+/// meets from now on.
+__device__ __forceinline__ unsigned long long load_acquire(const unsigned long long* p) {
+    unsigned long long x;
+    asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
+    return x;
+}
+
+/// Writes a word that another device or the host reads, behind all that this thread has written, or has met the writers of.
+__device__ __forceinline__ void store_release(unsigned long long* p, unsigned long long x) {
+    asm volatile("st.release.sys.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
+}
+
+/// A clock that all blocks of a device share.
+__device__ __forceinline__ unsigned long long nanoseconds() {
+    unsigned long long now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    return now;
+}
+
+/// Between two looks for what others write. Blocks of a device need no leave to go on.
+__device__ __forceinline__ void let_others_go_on() {}
+
 #endif

@@ -3,15 +3,23 @@
 // Threads of a block start in a shuffled order and run until they wait, so that code which forgot a barrier meets
 // memory that another thread has not written yet (shared memory starts as NaN). A wait that can never end, threads
 // that wait at different barriers, and lanes that meet in different warp functions end the process with a message.
+//
+// A block whose threads look again and again for what others write is put aside, so that the grid's other blocks and the
+// launches of other host threads go on meanwhile: kernels of several devices may wait for each other.
 #pragma once
 
+#include <sched.h>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #ifndef __x86_64__
@@ -120,7 +128,6 @@ struct Warp {
 
 /// The block that runs, and the grid it is of.
 struct Machine {
-    std::mutex one_launch;
     dim3 grid, block;
     uint3 block_index;
     size_t dynamic_bytes;
@@ -133,6 +140,9 @@ struct Machine {
     void* main_stack;
     Queue ready;
     unsigned live;
+
+    /// Threads that look for what others write.
+    Queue polling;
 
     unsigned arrived;
     Queue at_barrier;
@@ -157,6 +167,7 @@ struct Machine {
 };
 
 inline Machine machine;
+inline std::mutex one_launch;
 
 inline Warp& my_warp() { return machine.warps[machine.current->linear / WARP]; }
 inline unsigned my_lane() { return machine.current->linear % WARP; }
@@ -172,16 +183,23 @@ inline Lane& mine() { return my_warp().lanes[my_lane()]; }
     fail("threads wait for each other for ever: ", detail);
 }
 
-/// Goes on with another thread until somebody pushes the current one into `ready`.
+/// Goes on with another thread until somebody pushes the current one into `ready`. Where all threads have ended, or none can go
+/// on before others write, the launch goes on.
 inline void wait() {
     Thread* self = machine.current;
     Thread* next = machine.ready.pop();
     if (!next) {
-        if (machine.live) deadlock();
-        switch_stack(&self->stack, machine.main_stack);
+        if (machine.live && !machine.polling.first) deadlock();
+        return switch_stack(&self->stack, machine.main_stack);
     }
     machine.current = next;
     switch_stack(&self->stack, next->stack);
+}
+
+/// Lets all else go on before the current thread looks again for what others write.
+inline void poll() {
+    machine.polling.push(machine.current);
+    wait();
 }
 
 inline void wake(Queue& waiting) {
@@ -268,12 +286,47 @@ inline char* map(size_t bytes) {
     return static_cast<char*>(p);
 }
 
+/// Memory of blocks that were put aside and have ended.
+struct Memory {
+    char *stacks, *dynamic_end;
+};
+inline std::vector<Memory> spare_memory;
+
 inline void reserve_memory() {
     if (machine.stacks) return;
+    if (!spare_memory.empty()) {
+        machine.stacks = spare_memory.back().stacks, machine.dynamic_end = spare_memory.back().dynamic_end;
+        return spare_memory.pop_back();
+    }
     machine.stacks = map(MAX_THREADS * STACK);
     size_t shared = (MAX_SHARED + PAGE - 1) / PAGE * PAGE;
     machine.dynamic_end = map(shared + PAGE) + shared;
     mprotect(machine.dynamic_end, PAGE, PROT_NONE);
+}
+
+/// A block that was put aside.
+struct Parked {
+    Machine machine;
+    std::vector<char> shared;
+};
+
+inline size_t static_shared_bytes() { return __start_cpu_cuda_shared ? size_t(__stop_cpu_cuda_shared - __start_cpu_cuda_shared) : 0; }
+
+/// Puts the block aside that runs.
+inline Parked park() {
+    Parked parked{std::move(machine), std::vector<char>(static_shared_bytes())};
+    if (!parked.shared.empty()) memcpy(parked.shared.data(), __start_cpu_cuda_shared, parked.shared.size());
+    machine = {};
+    machine.shuffle_state = parked.machine.shuffle_state;
+    return parked;
+}
+
+inline void unpark(Parked&& parked) {
+    if (machine.stacks) spare_memory.push_back({machine.stacks, machine.dynamic_end});
+    uint64_t shuffle_state = machine.shuffle_state;
+    machine = std::move(parked.machine);
+    machine.shuffle_state = shuffle_state;
+    if (!parked.shared.empty()) memcpy(__start_cpu_cuda_shared, parked.shared.data(), parked.shared.size());
 }
 
 /// Lays out a thread's stack so that switching to it enters `thread_main`.
@@ -292,7 +345,20 @@ inline void prepare(Thread& thread, unsigned linear) {
     thread.stack = p;
 }
 
-inline void run_block(unsigned count) {
+/// Runs the block's threads; whether all have ended.
+inline bool resume_block() {
+    wake(machine.polling);
+    machine.current = machine.ready.pop();
+    switch_stack(&machine.main_stack, machine.current->stack);
+    if (machine.live) return false;
+    check_shared();
+    return true;
+}
+
+inline bool start_block(unsigned count) {
+    reserve_memory();
+    machine.threads.resize(MAX_THREADS);
+    machine.warps.assign((count + WARP - 1) / WARP, Warp{});
     poison_shared();
     machine.live = count;
     machine.arrived = 0;
@@ -311,9 +377,15 @@ inline void run_block(unsigned count) {
         prepare(machine.threads[i], i);
         machine.ready.push(&machine.threads[i]);
     }
-    machine.current = machine.ready.pop();
-    switch_stack(&machine.main_stack, machine.current->stack);
-    check_shared();
+    return resume_block();
+}
+
+/// First a short spin, since others are often there already, then less and less of a processor.
+inline void pause(unsigned turn) {
+    if (turn < 64)
+        sched_yield();
+    else
+        usleep(turn < 512 ? 20 : 200);
 }
 
 inline void check_launch(dim3 grid, dim3 block, size_t dynamic_bytes) {
@@ -324,28 +396,42 @@ inline void check_launch(dim3 grid, dim3 block, size_t dynamic_bytes) {
 }
 
 /// Runs `kernel()` in every thread of a grid and returns when all have ended, with whether each has waited once for the
-/// kernels ahead. One launch at a time in a process.
+/// kernels ahead. One launch at a time in a process, but for those that wait for others.
 template <class Kernel>
 bool launch(dim3 grid, dim3 block, size_t dynamic_bytes, Kernel kernel) {
     check_launch(grid, block, dynamic_bytes);
-    std::lock_guard<std::mutex> guard(machine.one_launch);
-    reserve_memory();
+    std::unique_lock<std::mutex> guard(one_launch);
     unsigned count = block.x * block.y * block.z;
-    machine.grid = grid, machine.block = block, machine.dynamic_bytes = dynamic_bytes;
-    machine.body = [](void* kernel) { (*static_cast<Kernel*>(kernel))(); };
-    machine.argument = &kernel;
-    machine.waited = 0;
-    machine.threads.resize(MAX_THREADS);
-    machine.warps.assign((count + WARP - 1) / WARP, Warp{});
+    size_t waited = 0;
     // Blocks may run in any order on a device: forwards and backwards by turns.
     size_t blocks = size_t(grid.x) * grid.y * grid.z;
     bool backwards = machine.random(2);
+    std::deque<Parked> parked;
     for (size_t i = 0; i < blocks; i++) {
         size_t b = backwards ? blocks - 1 - i : i;
+        machine.grid = grid, machine.block = block, machine.dynamic_bytes = dynamic_bytes;
+        machine.body = [](void* kernel) { (*static_cast<Kernel*>(kernel))(); };
+        machine.argument = &kernel;
         machine.block_index = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)};
-        run_block(count);
+        machine.waited = 0;
+        bool ended = start_block(count);
+        waited += machine.waited;
+        if (!ended) parked.push_back(park());
     }
-    return machine.waited == blocks * count;
+    for (unsigned turn = 0; !parked.empty(); turn++) {
+        guard.unlock();
+        pause(turn);
+        guard.lock();
+        for (size_t left = parked.size(); left; left--) {
+            unpark(std::move(parked.front()));
+            parked.pop_front();
+            machine.waited = 0;
+            bool ended = resume_block();
+            waited += machine.waited;
+            if (!ended) parked.push_back(park());
+        }
+    }
+    return waited == blocks * count;
 }
 
 }  // namespace cpucuda

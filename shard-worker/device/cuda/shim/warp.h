@@ -204,3 +204,13 @@ void copy_async_wait() {
 
 inline void wait_for_kernels_ahead() { cpucuda::machine.waited++; }
 inline float exp2_approx(float x) { return exp2f(x); }
+
+using SharedWord = unsigned long long;
+inline SharedWord load_acquire(const SharedWord* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+inline void store_release(SharedWord* p, SharedWord x) { __atomic_store_n(p, x, __ATOMIC_RELEASE); }
+inline SharedWord nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return SharedWord(now.tv_sec) * 1000000000 + SharedWord(now.tv_nsec);
+}
+inline void let_others_go_on() { cpucuda::poll(); }

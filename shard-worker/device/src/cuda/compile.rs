@@ -27,6 +27,7 @@ sources! {
     "elementwise",
     "cache",
     "rotary",
+    "peer",
     "dummy",
     "logits",
     "select",

@@ -104,6 +104,11 @@ impl Context {
         unsafe { result::ctx::set_current(self.context) }.map_err(driver("making a context current"))
     }
 
+    /// The driver's handle.
+    pub(super) fn handle(&self) -> u64 {
+        self.context as u64
+    }
+
     pub(super) fn stream(&self) -> sys::CUstream {
         self.stream
     }

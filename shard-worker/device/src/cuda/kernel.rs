@@ -90,6 +90,8 @@ kernels! {
     AttendImage32 = "attend_image_32",
     AttendImage64 = "attend_image_64",
     AttendImage128 = "attend_image_128",
+    SumOverRanksWorking = "sum_over_ranks_w",
+    SumOverRanksFull = "sum_over_ranks_f",
     EditLogits = "edit_logits",
     Sample = "sample",
     RestoreLogits = "restore_logits",

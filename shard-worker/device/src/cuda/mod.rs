@@ -16,6 +16,7 @@ mod kernel;
 mod layout;
 mod matrix;
 mod ops;
+mod peers;
 mod pinned;
 mod recording;
 mod rows;
@@ -25,6 +26,7 @@ mod staging;
 mod tensor;
 mod uploads;
 mod weights;
+mod window;
 mod workspace;
 
 use std::{path::PathBuf, sync::Arc};
@@ -40,6 +42,7 @@ pub use weights::{CudaCache, CudaRotary, CudaTable, CudaVector};
 use chosen::Landings;
 use context::Context;
 use kernel::Kernels;
+use peers::Peers;
 use recording::Recordings;
 use staging::Staging;
 use tensor::Numbers;
@@ -66,11 +69,14 @@ pub struct CudaConfig {
     pub records: bool,
     /// Whether a kernel may begin while the one ahead of it ends, from compute capability 9.0 on.
     pub overlaps: bool,
+    /// Whether GPUs of a group sum through each other's memory where they reach it.
+    pub peers: bool,
 }
 
 /// One GPU.
 pub struct CudaDevice {
-    // Fields are dropped in this order: the context goes last.
+    // Fields are dropped in this order: the context goes last. Kernels that wait for peers are stopped first.
+    peers: Peers,
     kernels: Kernels,
     staging: Staging,
     landings: Arc<Landings>,
@@ -104,6 +110,7 @@ impl CudaDevice {
         let workspace =
             |bytes: usize, what: &str| Ok::<_, DeviceError>(Workspace::new(context.allocate(bytes, what)?, context.name()));
         Ok(Self {
+            peers: Peers::new(config.peers),
             kernels,
             staging: Staging::new(&context)?,
             landings: Landings::new(&context)?,

@@ -1,5 +1,7 @@
 //! The device's operations: shapes are checked here, kernels do the work.
 
+use std::time::Duration;
+
 use tessera_types::{DeviceDtype, DeviceSlice};
 
 use super::{
@@ -8,7 +10,10 @@ use super::{
     shapes::{agree, cached, fused, holds, shaped, turns},
     tensor::{self, Numbers},
 };
-use crate::{CacheDtype, CacheShape, Choosing, ChosenToken, Device, DeviceError, Heads, LogitEdit, MatrixSource, Rows};
+use crate::{
+    CacheDtype, CacheShape, Choosing, ChosenToken, Device, DeviceError, Heads, LogitEdit, MatrixSource, PeerFailure, PeerOffer,
+    PeerStop, Rows,
+};
 
 /// Threads of a block that has a row.
 const THREADS: u32 = 256;
@@ -93,6 +98,26 @@ impl Device for CudaDevice {
 
     fn finish(&self) -> Result<(), DeviceError> {
         self.context.settle()
+    }
+
+    fn offer_peers(&self) -> Result<PeerOffer, DeviceError> {
+        self.offer_window()
+    }
+
+    fn connect_peers(&self, rank: usize, offers: &[PeerOffer], limit: Duration) -> Result<PeerStop, DeviceError> {
+        self.connect_windows(rank, offers, limit)
+    }
+
+    fn sum_over_peers(&self, values: &mut CudaTensor) -> Result<bool, DeviceError> {
+        self.sum_over_windows(values)
+    }
+
+    fn peer_failure(&self) -> Option<PeerFailure> {
+        self.window_failure()
+    }
+
+    fn part_from_peers(&self) {
+        self.part_from_windows();
     }
 
     fn load_matrix(&mut self, sources: &[MatrixSource<'_>], _segments: &[usize]) -> Result<CudaMatrix, DeviceError> {

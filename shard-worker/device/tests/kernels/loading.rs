@@ -19,7 +19,8 @@ fn folder(name: &str, images: &[(&str, &str)]) -> PathBuf {
 
 fn opened(kernels: PathBuf) -> Result<CudaDevice, DeviceError> {
     tessera_test_gpu::open();
-    let config = CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false, overlaps: true };
+    let config =
+        CudaConfig { ordinal: 0, kernels: Some(kernels), workspace: Some(1 << 20), records: false, overlaps: true, peers: false };
     CudaDevice::new(&config, BF16)
 }
 

@@ -34,7 +34,8 @@ fn device(workspace: usize, records: bool) -> CudaDevice {
 fn device_of(format: WeightFormat, workspace: usize, records: bool) -> CudaDevice {
     tessera_test_gpu::open();
     let kernels = Some(tessera_test_gpu::kernels());
-    CudaDevice::new(&CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records, overlaps: true }, format).unwrap()
+    let config = CudaConfig { ordinal: 0, kernels, workspace: Some(workspace), records, overlaps: true, peers: true };
+    CudaDevice::new(&config, format).unwrap()
 }
 
 /// Tests of one process take turns, so that each has the GPU's memory to itself.

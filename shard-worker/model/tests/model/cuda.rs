@@ -3,6 +3,7 @@
 mod behind;
 mod logprobs;
 mod made_up;
+mod peers;
 mod recorded;
 mod two;
 
@@ -32,7 +33,14 @@ fn device(ordinal: usize, format: WeightFormat, records: bool, workspace: usize)
 }
 
 fn config(ordinal: usize, records: bool, workspace: usize) -> CudaConfig {
-    CudaConfig { ordinal, kernels: Some(tessera_test_gpu::kernels()), workspace: Some(workspace), records, overlaps: true }
+    CudaConfig {
+        ordinal,
+        kernels: Some(tessera_test_gpu::kernels()),
+        workspace: Some(workspace),
+        records,
+        overlaps: true,
+        peers: true,
+    }
 }
 
 fn device_of(config: &CudaConfig, format: WeightFormat) -> CudaDevice {

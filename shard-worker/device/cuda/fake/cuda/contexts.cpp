@@ -114,7 +114,3 @@ API CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 API CUresult cuCtxSetFlags(unsigned) {
     return in_context([](Context&) { return CUDA_SUCCESS; });
 }
-
-API CUresult cuCtxEnablePeerAccess(CUcontext, unsigned) {
-    return in_context([](Context&) { return CUDA_SUCCESS; });
-}

@@ -132,6 +132,6 @@ API CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice device) {
 API CUresult cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
     if (CUresult error = check(device)) return error;
     if (CUresult error = check(peer)) return error;
-    *can = device != peer;
+    *can = device != peer && has_peers();
     return CUDA_SUCCESS;
 }

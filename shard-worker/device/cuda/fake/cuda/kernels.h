@@ -20,6 +20,8 @@ struct Parameter {
 struct Kernel {
     const char* name;
     std::vector<Parameter> parameters;
+    /// It waits for kernels of other devices.
+    bool waits;
     /// Runs it; `arguments` point at the values, as those of cuLaunchKernel do. Gives whether all threads waited for the
     /// kernels ahead.
     bool (*run)(void* const* arguments, Dim grid, Dim block, size_t shared_bytes);

@@ -102,7 +102,7 @@ CUresult launch(CUfunction handle, Dim grid, Dim block, size_t shared_bytes, CUs
         if (!arguments && !function->kernel.parameters.empty()) return CUDA_ERROR_INVALID_VALUE;
         launch->keep(arguments);
         if (CUresult error = context.refuse_launch(function->kernel.name)) return error;
-        return submit(*stream, {[launch] { return launch->run(); }});
+        return submit(*stream, {[launch] { return launch->run(); }, function->kernel.waits});
     });
 }
 

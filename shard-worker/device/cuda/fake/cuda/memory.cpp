@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -16,6 +18,8 @@ namespace {
 constexpr int POISON = 0xff;
 /// Room around an allocation that stays poisoned, or was written by mistake.
 constexpr size_t GUARD = 256;
+/// What a process may map.
+constexpr size_t PAGE = 4096;
 /// Freed memory stays poisoned for a while before the host gets it back.
 constexpr size_t QUARANTINE = size_t(64) << 20;
 
@@ -38,9 +42,12 @@ Table& table() {
 
 size_t round_up(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
+/// An allocation with what guards it, in whole pages so that it can be put into a file.
+size_t block_bytes(size_t bytes) { return (round_up(bytes) + 2 * GUARD + PAGE - 1) / PAGE * PAGE; }
+
 char* allocate(Context& context, size_t bytes, Allocation::Kind kind, bool pooled) {
-    size_t whole = round_up(bytes) + 2 * GUARD;
-    char* block = static_cast<char*>(aligned_alloc(ALIGNMENT, whole));
+    size_t whole = block_bytes(bytes);
+    char* block = static_cast<char*>(aligned_alloc(PAGE, whole));
     if (!block) return nullptr;
     memset(block, POISON, whole);
     Allocation allocation{block + GUARD, bytes, kind, pooled, context.weak_from_this()};
@@ -49,11 +56,23 @@ char* allocate(Context& context, size_t bytes, Allocation::Kind kind, bool poole
     return allocation.base;
 }
 
+/// Who has mapped exported memory sees the poison as well; this process parts with its file.
+void withdraw(const Allocation& allocation, size_t whole) {
+    mmap(allocation.base - GUARD, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    memset(allocation.base - GUARD, POISON, whole);
+    close(allocation.file);
+}
+
 /// The table's mutex is held.
 void retire(const Allocation& allocation) {
     Table& t = table();
-    size_t whole = round_up(allocation.bytes) + 2 * GUARD;
+    size_t whole = block_bytes(allocation.bytes);
+    if (allocation.kind == Allocation::Imported) {
+        munmap(allocation.base - GUARD, whole);
+        return;
+    }
     memset(allocation.base - GUARD, POISON, whole);
+    if (allocation.file >= 0) withdraw(allocation, whole);
     t.quarantine.push_back({allocation.base - GUARD, whole});
     t.quarantined += whole;
     while (t.quarantined > QUARANTINE) {
@@ -110,6 +129,43 @@ char* allocate_device(Context& context, size_t bytes, bool pooled) {
 
 char* allocate_pinned(Context& context, size_t bytes) { return allocate(context, bytes, Allocation::Pinned, false); }
 
+bool export_device(void* base, Export& found) {
+    std::lock_guard guard(table().mutex);
+    auto at = table().live.find(static_cast<char*>(base));
+    if (at == table().live.end() || at->second.kind != Allocation::Device || at->second.pooled) return false;
+    Allocation& allocation = at->second;
+    if (allocation.file < 0) {
+        size_t whole = block_bytes(allocation.bytes);
+        int file = memfd_create("fake-cuda", MFD_CLOEXEC);
+        char* block = allocation.base - GUARD;
+        bool copied = file >= 0 && write(file, block, whole) == ssize_t(whole);
+        if (!copied || mmap(block, whole, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+            if (file >= 0) close(file);
+            return false;
+        }
+        allocation.file = file;
+    }
+    found = {getpid(), allocation.file, allocation.bytes};
+    return true;
+}
+
+char* import_device(Context& context, const Export& there) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", there.process, there.file);
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0) return nullptr;
+    size_t whole = block_bytes(there.bytes);
+    void* block = MAP_FAILED;
+    // Another file may have its number by now.
+    if (lseek(file, 0, SEEK_END) == off_t(whole)) block = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (block == MAP_FAILED) return nullptr;
+    Allocation allocation{static_cast<char*>(block) + GUARD, there.bytes, Allocation::Imported, false, context.weak_from_this()};
+    std::lock_guard guard(table().mutex);
+    table().live.emplace(allocation.base, allocation);
+    return allocation.base;
+}
+
 CUresult register_host(Context& context, void* base, size_t bytes) {
     std::lock_guard guard(table().mutex);
     char* start = static_cast<char*>(base);
@@ -150,7 +206,7 @@ bool is_overrun(const void* address) {
 
 bool is_pinned(const void* address) {
     auto found = allocation_of(address);
-    return found && found->kind != Allocation::Device;
+    return found && found->kind != Allocation::Device && found->kind != Allocation::Imported;
 }
 
 void release_all(Context& context) {

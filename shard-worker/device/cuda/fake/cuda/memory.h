@@ -9,7 +9,8 @@
 namespace fake {
 
 struct Allocation {
-    enum Kind { Device, Pinned, Registered };
+    /// Imported: memory of another process.
+    enum Kind { Device, Pinned, Registered, Imported };
 
     char* base;
     size_t bytes;
@@ -17,6 +18,8 @@ struct Allocation {
     /// It came from cuMemAllocAsync, and goes in the order of a stream.
     bool pooled;
     std::weak_ptr<Context> context;
+    /// The file that it lies in once other processes may reach it, or -1.
+    int file = -1;
 
     char* end() const { return base + bytes; }
 };
@@ -28,6 +31,17 @@ char* allocate_device(Context& context, size_t bytes, bool pooled);
 char* allocate_pinned(Context& context, size_t bytes);
 CUresult register_host(Context& context, void* base, size_t bytes);
 CUresult unregister_host(void* base);
+/// How another process finds memory of this one.
+struct Export {
+    int process, file;
+    size_t bytes;
+};
+
+/// Makes an allocation that begins there one that other processes may reach; false if there is none.
+bool export_device(void* base, Export& found);
+/// Null if there is no such memory any more.
+char* import_device(Context& context, const Export& there);
+
 /// CUDA_ERROR_INVALID_VALUE if nothing of this kind begins there.
 CUresult release(void* base, Allocation::Kind kind);
 

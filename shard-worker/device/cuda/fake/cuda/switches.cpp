@@ -60,6 +60,7 @@ void read_failure(Switches& switches) {
 }  // namespace
 
 int device_count() { return int(number("FAKE_CUDA_DEVICES", 1)); }
+bool has_peers() { return number("FAKE_CUDA_PEERS", 1) != 0; }
 
 Switches Switches::read() {
     Switches s{};

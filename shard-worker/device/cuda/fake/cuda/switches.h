@@ -13,6 +13,8 @@ namespace fake {
 
 /// Number of devices of this machine: FAKE_CUDA_DEVICES, 1 if unset.
 int device_count();
+/// FAKE_CUDA_PEERS: whether devices reach each other's memory; they do if it is unset.
+bool has_peers();
 
 struct Switches {
     /// FAKE_CUDA_MEMORY: bytes of a device; K, M and G may follow the number.

@@ -42,7 +42,9 @@ fn two_gpus_with<R: Send>(
         let spawn = |rank: usize| {
             scope.spawn(move || {
                 let device = device(rank, BF16, records, workspace);
-                work(&mut load(layout, device, tessera_collective::join(&config(rank)).unwrap(), parallel))
+                let mut model = load(layout, device, tessera_collective::join(&config(rank)).unwrap(), parallel);
+                assert!(model.has_peers() || tessera_test_gpu::is_real(), "GPUs of one process reach each other");
+                work(&mut model)
             })
         };
         let ranks: Vec<_> = (0..2).map(spawn).collect();

@@ -1,0 +1,202 @@
+//! Sums over ranks by a kernel of each, through windows that all devices of a group reach (`cuda/kernels/peer.cuh`).
+//!
+//! A device has one window, from its first group on: other processes may still map it when a group has ended. What belongs to
+//! a group is where its windows are reached, and the word by which the host ends its kernels' waits. The kernels of two
+//! groups are told apart by a mark that each group agrees on.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tracing::warn;
+
+use super::{
+    CudaDevice, CudaTensor,
+    context::{Context, Memory},
+    kernel::{Geometry, Kernel, int},
+    tensor::Numbers,
+    window::{Offered, Reached, Word},
+};
+use crate::{DeviceError, PeerFailure, PeerOffer, PeerStop};
+
+// As in `cuda/kernels/peer.cuh`.
+const RANKS: usize = 8;
+const BLOCKS: usize = 32;
+const BLOCK_BYTES: usize = 16 << 10;
+const HEADER_BYTES: usize = 4096;
+const CALL_BITS: u32 = 40;
+/// More than the kernels use: the driver shares all that lies in a piece of 2 MiB with the processes that map a part of it ("CUDA
+/// Programming Guide", Interprocess Communication).
+const WINDOW_BYTES: usize = 2 << 20;
+const _: () = assert!(HEADER_BYTES + 2 * BLOCKS * BLOCK_BYTES <= WINDOW_BYTES);
+const STOPPED: u64 = 1;
+const LATE: u64 = 2;
+const THREADS: usize = 256;
+/// What a thread adds at once.
+const RUN_BYTES: usize = 16;
+
+/// Numbers of the header that the host writes: the windows' addresses, whether all is over, and the calls of each block.
+const HEADER_WORDS: usize = HEADER_BYTES / size_of::<u64>();
+const CALLS: usize = 2 * RANKS;
+
+/// The most bytes that are summed so: every rank reads all ranks' numbers, where a ring reads two parts of them in two trips. Where
+/// that costs more than it saves nobody has measured here; vLLM's like it takes up to 512 KiB between four ranks and 256 KiB
+/// between eight (`csrc/custom_all_reduce.cuh`), and this is on the safe side of that.
+fn most_bytes(ranks: usize) -> usize {
+    match ranks {
+        ..=2 => BLOCKS * BLOCK_BYTES,
+        3..=4 => 256 << 10,
+        _ => 128 << 10,
+    }
+}
+
+/// What a device has for peers.
+pub(super) struct Peers {
+    is_on: bool,
+    state: Mutex<State>,
+}
+
+/// The group, which stops its kernels, is dropped before the window that they use.
+#[derive(Default)]
+struct State {
+    group: Option<Group>,
+    window: Option<Memory>,
+}
+
+/// The peers of one group.
+struct Group {
+    rank: usize,
+    ranks: usize,
+    limit: Duration,
+    /// The own window, as the kernels reach it.
+    own: u64,
+    _others: Vec<Reached>,
+    stop: Arc<Word>,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.stop.set(STOPPED);
+    }
+}
+
+impl Peers {
+    pub(super) fn new(is_on: bool) -> Self {
+        Self { is_on, state: Mutex::default() }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn offer(&mut self, context: &Arc<Context>) -> Result<PeerOffer, DeviceError> {
+        let window = match &mut self.window {
+            Some(window) => window,
+            none => none.insert(context.allocate(WINDOW_BYTES, "the window for other GPUs")?),
+        };
+        Ok(Offered::new(window, context)?.offer())
+    }
+
+    fn connect(
+        &mut self,
+        context: &Arc<Context>,
+        rank: usize,
+        offers: &[PeerOffer],
+        limit: Duration,
+    ) -> Result<PeerStop, DeviceError> {
+        let window = self.window.as_ref().ok_or_else(|| DeviceError::Peers("nothing was offered".into()))?;
+        let ranks = offers.len();
+        if !(2..=RANKS).contains(&ranks) || rank >= ranks {
+            return Err(DeviceError::Peers(format!("rank {rank} of {ranks}, where 2 to {RANKS} can be peers")));
+        }
+        let offers: Vec<Offered> = offers.iter().map(Offered::of).collect();
+        let mut header = [0_u64; HEADER_WORDS];
+        let mut others = Vec::new();
+        for (other, offered) in offers.iter().enumerate() {
+            header[other] = if other == rank {
+                window.address()
+            } else {
+                let named = |error| DeviceError::Peers(format!("rank {rank} does not reach rank {other}: {error}"));
+                let reached = Reached::reach(context, offered).map_err(named)?;
+                let address = reached.address;
+                others.push(reached);
+                address
+            };
+        }
+        let mark = offers.iter().fold(0_u64, |mark, offered| mark.wrapping_add(offered.mark)) << CALL_BITS;
+        header[CALLS..CALLS + BLOCKS].fill(mark);
+        context.upload(window.address(), &header)?;
+        let stop = Arc::new(Word::new(context)?);
+        let told = Arc::downgrade(&stop);
+        self.group = Some(Group { rank, ranks, limit, own: window.address(), _others: others, stop });
+        Ok(Box::new(move || {
+            if let Some(stop) = told.upgrade() {
+                stop.set(STOPPED);
+            }
+        }))
+    }
+}
+
+impl CudaDevice {
+    /// See [`crate::Device::offer_peers`].
+    pub(super) fn offer_window(&self) -> Result<PeerOffer, DeviceError> {
+        if !self.peers.is_on {
+            return Err(DeviceError::Peers("turned off".into()));
+        }
+        self.peers.with(|state| state.offer(&self.context))
+    }
+
+    /// See [`crate::Device::connect_peers`].
+    pub(super) fn connect_windows(&self, rank: usize, offers: &[PeerOffer], limit: Duration) -> Result<PeerStop, DeviceError> {
+        self.peers.with(|state| state.connect(&self.context, rank, offers, limit))
+    }
+
+    /// See [`crate::Device::sum_over_peers`].
+    pub(super) fn sum_over_windows(&self, values: &CudaTensor) -> Result<bool, DeviceError> {
+        self.peers.with(|state| {
+            let Some(group) = state.group.as_ref().filter(|group| values.bytes() <= most_bytes(group.ranks)) else {
+                return Ok(false);
+            };
+            let kernel = match values.numbers {
+                Numbers::Full => Kernel::SumOverRanksFull,
+                Numbers::Working => Kernel::SumOverRanksWorking,
+            };
+            let blocks = values.bytes().div_ceil(RUN_BYTES * THREADS).min(BLOCKS);
+            let limit = u64::try_from(group.limit.as_nanos()).unwrap_or(u64::MAX);
+            let args = [
+                values.address().into(),
+                int(values.len())?.into(),
+                group.own.into(),
+                int(group.rank)?.into(),
+                int(group.ranks)?.into(),
+                group.stop.address().into(),
+                limit.into(),
+            ];
+            self.kernels.launch(kernel, Geometry::rows(blocks, THREADS as u32), &args).map(|()| true)
+        })
+    }
+
+    /// See [`crate::Device::peer_failure`].
+    pub(super) fn window_failure(&self) -> Option<PeerFailure> {
+        match self.peers.with(|state| state.group.as_ref().map_or(0, |group| group.stop.get())) {
+            0 => None,
+            STOPPED => Some(PeerFailure::Stopped),
+            LATE => Some(PeerFailure::Late),
+            _ => Some(PeerFailure::Gone),
+        }
+    }
+
+    /// See [`crate::Device::part_from_peers`].
+    pub(super) fn part_from_windows(&self) {
+        let Some(group) = self.peers.with(|state| state.group.take()) else { return };
+        group.stop.set(STOPPED);
+        if let Ok(false) = self.context.is_idle() {
+            warn!(device = self.context.name(), "the GPU is still at work; other GPUs' memory stays mapped");
+            mem::forget(group);
+        }
+    }
+}
