@@ -38,7 +38,7 @@ pub struct Config {
     pub kv_blocks: Option<u32>,
     /// Sequences in a step at most.
     pub max_sequences: usize,
-    /// Tokens in a step at most; as many as suit the workers' devices when `None`.
+    /// Tokens in a step at most, and no more than have room on the workers' devices; as many as suit those when `None`.
     pub step_tokens: Option<usize>,
     /// Image patches encoded in a step at most; one larger image goes alone.
     pub step_patches: usize,

@@ -5,8 +5,8 @@ use tessera_types::Fnv1a;
 use crate::internal::{GetInfoResponse, LoadRequest, model_source::Source};
 
 impl LoadRequest {
-    /// Names the weights that this request loads: model, formats of weights and cache, degree, rank, and how images are shared. Coordinators rather claim a worker that
-    /// holds what they need for a rank.
+    /// Names the weights that this request loads: model, formats of weights and cache, degree, rank, and how images are shared.
+    /// Coordinators rather claim a worker that holds what they need for a rank.
     pub fn fingerprint(&self) -> String {
         let model = match self.model.as_ref().and_then(|model| model.source.as_ref()) {
             Some(Source::Folder(folder)) => folder.clone(),
@@ -25,7 +25,8 @@ impl GetInfoResponse {
     }
 }
 
-/// What weights are kept in, and keys and values where they are not in the same dtype: with other ones the same weights answer otherwise.
+/// What weights are kept in, and keys and values where they are not in the same dtype: with other ones the same weights answer
+/// otherwise.
 pub fn number_format(dtype: &str, quantization: &str, kv_cache_dtype: &str) -> String {
     let weights = if quantization.is_empty() { dtype.to_owned() } else { format!("{dtype}+{quantization}") };
     if kv_cache_dtype.is_empty() { weights } else { format!("{weights}, kv {kv_cache_dtype}") }

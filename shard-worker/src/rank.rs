@@ -143,9 +143,10 @@ impl Owner {
         if self.group.is_aborted() {
             self.end_steps();
         }
-        let left = self.held.as_mut().filter(|_| self.group.is_aborted()).map(Holding::leave);
+        let Some(left) = self.held.as_mut().filter(|_| self.group.is_aborted()).map(Holding::leave) else { return };
+        self.take_stock();
         // A collective may have met the device's failure first, and called it its own.
-        if let Some(Err(error)) = left {
+        if let Err(error) = left {
             self.note(&error);
         }
     }

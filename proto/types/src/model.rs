@@ -159,7 +159,8 @@ impl ModelSpec {
         self.vision.as_ref().map_or(0, |v| out * (v.dim + out) + if v.adapter_bias { 2 * out } else { 0 })
     }
 
-    /// Bytes of keys and values one token needs across all layers, on a rank with `kv_heads`, where a key of a head takes `key` bytes.
+    /// Bytes of keys and values one token needs across all layers, on a rank with `kv_heads`, where a key of a head takes `key`
+    /// bytes.
     pub fn kv_bytes_per_token(&self, kv_heads: usize, key: usize) -> usize {
         2 * self.decoder.layers * kv_heads * key
     }

@@ -112,7 +112,7 @@ impl Session {
         };
         let told = weights(&accepted.model_fingerprint, &accepted.weight_format).or_else(|| replica.weights());
         if wanted.is_some() && wanted != told {
-            return Err(Status::failed_precondition("the replica has other weights now"));
+            return Err(Status::failed_precondition("the replica has other weights now, or keeps them or its cache otherwise"));
         }
         if self.accepted.is_some() {
             self.resumed();

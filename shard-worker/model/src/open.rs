@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tessera_device::{ChosenToken, Device, DeviceError};
-use tessera_types::{Chunk, Sampled, SequenceId, StepOutput, StepPlan, special};
+use tessera_types::{Chunk, Sampled, SequenceId, StepOutput, special};
 
 use crate::answer;
 use crate::batch::{Batch, LogitsRow, Purpose};
@@ -78,12 +78,6 @@ impl<D: Device> Open<D> {
         Self { rows: rows.iter().map(row).collect(), output, began, encoding, groups }
     }
 
-    /// Whether a plan can be begun while this step is open: penalties need its tokens on the host.
-    pub(crate) fn is_followed_by(&self, plan: &StepPlan, sequences: &Sequences) -> bool {
-        let penalises = |chunk: &Chunk| sequences.get(&chunk.sequence).is_some_and(|sequence| sequence.counts.is_some());
-        !plan.chunks.iter().any(penalises)
-    }
-
     /// Notes that sequences end: their tokens go nowhere.
     pub(crate) fn end(&mut self, ended: &[SequenceId]) {
         for row in self.rows.iter_mut().filter(|row| ended.contains(&row.wanted.sequence)) {
@@ -109,11 +103,12 @@ impl<D: Device> Open<D> {
 
     /// Whether all tokens are on the host. Notes when the images are done, so that it must be asked again and again.
     pub(crate) fn is_done(&mut self, device: &D) -> Result<bool, DeviceError> {
+        // They come in order, and the images before them: once they are here, those are seen to be done.
+        let is_done = self.groups.last().map_or(Ok(true), |last| device.is_fetched(last))?;
         if let Some(encoding) = &mut self.encoding {
             encoding.look(device)?;
         }
-        // They come in order.
-        self.groups.last().map_or(Ok(true), |last| device.is_fetched(last))
+        Ok(is_done)
     }
 
     /// What encoding its images took, on a device that began with them then.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tessera_collective::CollectiveError;
 use tessera_device::{ChunkSpan, Device};
-use tessera_types::{ImageEncode, SequenceId, StepOutput, StepPlan, StepTimings};
+use tessera_types::{Chunk, ImageEncode, SequenceId, StepOutput, StepPlan, StepTimings};
 
 use crate::batch::Batch;
 use crate::choose::{Chosen, Observer};
@@ -37,9 +37,10 @@ impl<D: Device> Model<D> {
         }
     }
 
-    /// Whether a step can be begun while those begun before are open.
+    /// Whether a step can be begun while those begun before are open: penalties need their tokens on the host.
     pub fn is_followed_by(&self, plan: &StepPlan) -> bool {
-        self.open.iter().all(|open| open.is_followed_by(plan, &self.sequences))
+        let penalises = |chunk: &Chunk| self.sequences.get(&chunk.sequence).is_some_and(|sequence| sequence.counts.is_some());
+        self.open.is_empty() || !plan.chunks.iter().any(penalises)
     }
 
     /// Begins a step, which [`Model::is_followed_by`]. `None` while its tokens are still to come from the device: the step is

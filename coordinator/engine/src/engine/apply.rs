@@ -49,7 +49,9 @@ impl Engine {
         }
         self.share_encode_time(output.timings.encode_us);
         self.in_flight.pop_front();
-        output.prompt_logprobs.into_iter().for_each(|entry| self.tell_prompt_logprobs(entry));
+        // What is known of a broken prompt has gaps.
+        let whole = output.prompt_logprobs.into_iter().filter(|entry| !output.broken.contains(&entry.sequence));
+        whole.for_each(|entry| self.tell_prompt_logprobs(entry));
         output.broken.into_iter().for_each(|sequence| self.finish(now, sequence, FinishReason::Broken));
         // A sequence that has ended, as by this, takes no more tokens.
         output.sampled.into_iter().for_each(|sampled| self.take_token(now, sampled));

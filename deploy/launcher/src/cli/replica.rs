@@ -71,7 +71,7 @@ pub(crate) struct ReplicaArgs {
     #[arg(long, value_name = "N", default_value_t = 64, env = "TESSERA_MAX_SEQUENCES", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_sequences: u32,
     /// Tokens in one step at most: decode first, then prefill chunks. When unset 512 on CPUs, and on GPUs 8192 or what has
-    /// room there.
+    /// room there; more than has room is cut to that.
     #[arg(long, value_name = "TOKENS", env = "TESSERA_STEP_TOKENS", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) step_tokens: Option<u32>,
     /// Requests that may wait; more are refused with a time to retry after.

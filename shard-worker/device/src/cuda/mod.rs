@@ -1,8 +1,8 @@
 //! NVIDIA GPUs, through the driver, which is opened at run time.
 //!
-//! Weights, cache and activations are bf16, weights that may be quantised e4m3 where that is asked for; the residual
-//! stream, logits and all sums are f32. One stream orders all work,
-//! so calls return before the device is done; reading a tensor waits. A device is used by one thread at a time.
+//! Weights, cache and activations are bf16; weights that may be quantised, and keys and values, are e4m3 where that is asked
+//! for. The residual stream, logits and all sums are f32. One stream orders all work, so calls return before the device is done;
+//! reading a tensor waits. A device is used by one thread at a time.
 
 mod attention;
 mod choose;

@@ -17,7 +17,8 @@ const STEPS: u32 = 6;
 /// What was said of each sequence: by the position that a token has.
 pub(super) type Said = HashMap<(SequenceId, u32), TokenLogprob>;
 
-/// Ways to choose that ask for all there is: a token's own; many; with edits of the logits, of which log-probabilities know nothing.
+/// Ways to choose that ask for all there is: a token's own; many; with edits of the logits, of which log-probabilities know
+/// nothing.
 pub(super) fn asking() -> [SamplingParams; 3] {
     let [mut greedy, mut few, mut all] = ways();
     greedy.logprobs.generated = Some(0);
@@ -76,7 +77,8 @@ pub(super) fn run(
     said
 }
 
-/// What is said of the first three sequences by the host, with the logits, and then of three like them, prompts in chunks of seven.
+/// What is said of the first three sequences by the host, with the logits, and then of three like them, prompts in chunks of
+/// seven.
 pub(super) fn by_host_and_device(model: &mut Model<CudaDevice>) -> (Said, Rows, Said) {
     let (mut driver, mut rows) = (Driver::new(), Rows::new());
     let host = run(&mut driver, model, &[1, 2, 3], usize::MAX, Some(&mut rows));
