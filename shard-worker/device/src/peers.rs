@@ -6,7 +6,7 @@ pub struct PeerOffer(pub(crate) [u32; Self::WORDS]);
 
 impl PeerOffer {
     /// Words of an offer.
-    pub const WORDS: usize = 26;
+    pub const WORDS: usize = 28;
     /// What a device offers that no other can reach.
     pub const NONE: Self = Self([0; Self::WORDS]);
 

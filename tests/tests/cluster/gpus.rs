@@ -94,13 +94,13 @@ async fn a_worker_whose_gpu_vanished_ends_too() -> Result<()> {
 
 #[tokio::test]
 async fn a_worker_whose_gpu_was_lost_in_a_sum_over_ranks_ends_too() -> Result<()> {
-    lost_and_replaced("FAKE_CUDA_FAIL=sum_over_ranks_w:3:700").await
+    lost_and_replaced("FAKE_CUDA_FAIL=sum_over_ranks_w:5:700").await
 }
 
 #[tokio::test]
 async fn a_worker_whose_gpu_was_lost_in_what_nccl_does_ends_too() -> Result<()> {
-    // Two tell how the GPUs reach each other.
-    lost_and_replaced("FAKE_CUDA_FAIL=ncclAllGather:3:700").await
+    // Three tell how the GPUs reach each other.
+    lost_and_replaced("FAKE_CUDA_FAIL=ncclAllGather:4:700").await
 }
 
 async fn lost_and_replaced(fails: &'static str) -> Result<()> {

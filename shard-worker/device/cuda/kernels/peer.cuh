@@ -16,8 +16,10 @@
 constexpr int PEERS = 8;
 constexpr int PEER_BLOCKS = 32;
 constexpr int PEER_BYTES = 16 << 10;
-/// Where a window's numbers begin: for each of two turns those of every block.
-constexpr int PEER_NUMBERS = 4096;
+/// Where a window's numbers begin: for each of two turns those of every block. The window is one group's; where groups follow each
+/// other in the same memory they have other beginnings there, since what a late rank of an old group tells must not take the
+/// place of what the next group's tells.
+constexpr int PEER_NUMBERS = 64 << 10;
 /// A call's number: below, how many the block had in this group; above, the group's mark.
 constexpr int PEER_CALL_BITS = 40;
 constexpr u64 PEER_CALLS = (u64(1) << PEER_CALL_BITS) - 1;
@@ -59,7 +61,8 @@ __device__ __forceinline__ u64 wait_for_peer(const u64* told, int peer, int rank
             if (load_acquire(told + r) == (call | PEER_LEFT)) return PEER_IS_GONE;
         if (u64 why = load_acquire(stop)) return why;
         u64 now = nanoseconds();
-        if (!begin) begin = now;
+        // The clock may be set back.
+        if (!begin || now < begin) begin = now;
         if (now - begin > limit) return PEER_IS_LATE;
     }
 }

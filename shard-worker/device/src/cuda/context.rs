@@ -215,6 +215,11 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Whether it is a context's of the same device.
+    pub(super) fn is_of(&self, context: &Context) -> bool {
+        self.context.handle() == context.handle()
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.address
     }

@@ -110,7 +110,7 @@ impl CudaDevice {
         let workspace =
             |bytes: usize, what: &str| Ok::<_, DeviceError>(Workspace::new(context.allocate(bytes, what)?, context.name()));
         Ok(Self {
-            peers: Peers::new(config.peers),
+            peers: Peers::new(config.peers, &context),
             kernels,
             staging: Staging::new(&context)?,
             landings: Landings::new(&context)?,

@@ -1,11 +1,11 @@
 //! Sums over ranks by a kernel of each, through windows that all devices of a group reach (`cuda/kernels/peer.cuh`).
 //!
-//! A device has one window, from its first group on: other processes may still map it when a group has ended. What belongs to
-//! a group is where its windows are reached, and the word by which the host ends its kernels' waits. The kernels of two
-//! groups are told apart by a mark that each group agrees on.
+//! A device has one window, from its first group on, which outlives the device: other processes may still map it when a group
+//! has ended. What belongs to a group is where its windows are reached, one of several headers in them, and the word by which the
+//! host ends its kernels' waits. What kernels of two groups tell is told apart by a mark that each group agrees on.
 
 use std::{
-    mem,
+    env, mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,11 +26,16 @@ const RANKS: usize = 8;
 const BLOCKS: usize = 32;
 const BLOCK_BYTES: usize = 16 << 10;
 const HEADER_BYTES: usize = 4096;
+const NUMBERS_AT: usize = 64 << 10;
+/// Groups take them by turns, so that whoever is late of one does not write where the next group looks.
+const HEADERS: usize = NUMBERS_AT / HEADER_BYTES;
 const CALL_BITS: u32 = 40;
 /// More than the kernels use: the driver shares all that lies in a piece of 2 MiB with the processes that map a part of it ("CUDA
 /// Programming Guide", Interprocess Communication).
 const WINDOW_BYTES: usize = 2 << 20;
-const _: () = assert!(HEADER_BYTES + 2 * BLOCKS * BLOCK_BYTES <= WINDOW_BYTES);
+const _: () = assert!(HEADERS * HEADER_BYTES + NUMBERS_AT + 2 * BLOCKS * BLOCK_BYTES <= WINDOW_BYTES);
+/// NCCL's word for keeping GPUs out of each other's memory, where that does not work.
+const DISABLED: &str = "NCCL_P2P_DISABLE";
 const STOPPED: u64 = 1;
 const LATE: u64 = 2;
 const THREADS: usize = 256;
@@ -55,14 +60,44 @@ fn most_bytes(ranks: usize) -> usize {
 /// What a device has for peers.
 pub(super) struct Peers {
     is_on: bool,
+    context: Arc<Context>,
     state: Mutex<State>,
 }
 
-/// The group, which stops its kernels, is dropped before the window that they use.
 #[derive(Default)]
 struct State {
     group: Option<Group>,
-    window: Option<Memory>,
+    window: Option<Window>,
+}
+
+struct Window {
+    memory: Memory,
+    /// How many groups it was offered to.
+    groups: usize,
+}
+
+/// Windows of devices that are gone.
+static SPARE: Mutex<Vec<Window>> = Mutex::new(Vec::new());
+
+impl Window {
+    /// The device's, if it was opened before.
+    fn of(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = spare.iter().position(|window| window.memory.is_of(context)) {
+            return Ok(spare.swap_remove(at));
+        }
+        Ok(Self { memory: context.allocate(WINDOW_BYTES, "the window for other GPUs")?, groups: 0 })
+    }
+
+    /// Where the header of the last group begins in it.
+    fn place(&self) -> usize {
+        self.groups % HEADERS * HEADER_BYTES
+    }
+
+    /// The same, as the device's kernels reach it.
+    fn header(&self) -> u64 {
+        self.memory.address() + self.place() as u64
+    }
 }
 
 /// The peers of one group.
@@ -83,8 +118,8 @@ impl Drop for Group {
 }
 
 impl Peers {
-    pub(super) fn new(is_on: bool) -> Self {
-        Self { is_on, state: Mutex::default() }
+    pub(super) fn new(is_on: bool, context: &Arc<Context>) -> Self {
+        Self { is_on, context: context.clone(), state: Mutex::default() }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -92,13 +127,28 @@ impl Peers {
     }
 }
 
+impl Drop for Peers {
+    fn drop(&mut self) {
+        let State { group, window } = self.with(mem::take);
+        if let Some(group) = group {
+            group.stop.set(STOPPED);
+            // Kernels that have seen it still tell the others.
+            if self.context.settle().is_err() {
+                mem::forget(group);
+            }
+        }
+        SPARE.lock().unwrap_or_else(PoisonError::into_inner).extend(window);
+    }
+}
+
 impl State {
     fn offer(&mut self, context: &Arc<Context>) -> Result<PeerOffer, DeviceError> {
         let window = match &mut self.window {
             Some(window) => window,
-            none => none.insert(context.allocate(WINDOW_BYTES, "the window for other GPUs")?),
+            none => none.insert(Window::of(context)?),
         };
-        Ok(Offered::new(window, context)?.offer())
+        window.groups += 1;
+        Ok(Offered::new(&window.memory, window.place() as u64, context)?.offer())
     }
 
     fn connect(
@@ -118,7 +168,7 @@ impl State {
         let mut others = Vec::new();
         for (other, offered) in offers.iter().enumerate() {
             header[other] = if other == rank {
-                window.address()
+                window.header()
             } else {
                 let named = |error| DeviceError::Peers(format!("rank {rank} does not reach rank {other}: {error}"));
                 let reached = Reached::reach(context, offered).map_err(named)?;
@@ -129,10 +179,10 @@ impl State {
         }
         let mark = offers.iter().fold(0_u64, |mark, offered| mark.wrapping_add(offered.mark)) << CALL_BITS;
         header[CALLS..CALLS + BLOCKS].fill(mark);
-        context.upload(window.address(), &header)?;
+        context.upload(window.header(), &header)?;
         let stop = Arc::new(Word::new(context)?);
         let told = Arc::downgrade(&stop);
-        self.group = Some(Group { rank, ranks, limit, own: window.address(), _others: others, stop });
+        self.group = Some(Group { rank, ranks, limit, own: window.header(), _others: others, stop });
         Ok(Box::new(move || {
             if let Some(stop) = told.upgrade() {
                 stop.set(STOPPED);
@@ -146,6 +196,9 @@ impl CudaDevice {
     pub(super) fn offer_window(&self) -> Result<PeerOffer, DeviceError> {
         if !self.peers.is_on {
             return Err(DeviceError::Peers("turned off".into()));
+        }
+        if env::var(DISABLED).is_ok_and(|value| value != "0") {
+            return Err(DeviceError::Peers(format!("turned off by {DISABLED}")));
         }
         self.peers.with(|state| state.offer(&self.context))
     }

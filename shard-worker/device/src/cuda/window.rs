@@ -48,12 +48,14 @@ pub(super) struct Offered {
     /// As the process itself reaches it.
     context: u64,
     address: u64,
+    /// Bytes from the allocation's beginning, which the handle names.
+    place: u64,
     handle: [u8; HANDLE],
 }
 
 impl Offered {
-    /// Memory that begins at an allocation.
-    pub(super) fn new(memory: &Memory, context: &Context) -> Result<Self, DeviceError> {
+    /// Memory from `place` on in an allocation.
+    pub(super) fn new(memory: &Memory, place: u64, context: &Context) -> Result<Self, DeviceError> {
         context.bind()?;
         let mut handle = sys::CUipcMemHandle { reserved: [0; HANDLE] };
         // SAFETY: the address is that of an allocation, which outlives every mapping of the handle that is used.
@@ -65,13 +67,14 @@ impl Offered {
             host: *HOST,
             process: *PROCESS,
             context: context.handle(),
-            address: memory.address(),
+            address: memory.address() + place,
+            place,
             handle: handle.reserved.map(|byte| byte as u8),
         })
     }
 
     pub(super) fn offer(&self) -> PeerOffer {
-        let words = [self.mark, self.host, self.process, self.context, self.address];
+        let words = [self.mark, self.host, self.process, self.context, self.address, self.place];
         let words = words.into_iter().flat_map(u64::to_le_bytes).chain(self.handle);
         let bytes: Vec<u8> = words.collect();
         let words: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
@@ -81,8 +84,9 @@ impl Offered {
     pub(super) fn of(offer: &PeerOffer) -> Self {
         let bytes: Vec<u8> = offer.0.iter().flat_map(|word| word.to_le_bytes()).collect();
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * at + byte]));
-        let handle = std::array::from_fn(|byte| bytes[40 + byte]);
-        Self { mark: word(0), host: word(1), process: word(2), context: word(3), address: word(4), handle }
+        let handle = std::array::from_fn(|byte| bytes[48 + byte]);
+        let [mark, host, process, context, address, place] = std::array::from_fn(word);
+        Self { mark, host, process, context, address, place, handle }
     }
 }
 
@@ -90,8 +94,8 @@ impl Offered {
 pub(super) struct Reached {
     context: Arc<Context>,
     pub(super) address: u64,
-    /// Whether it was mapped from another process.
-    is_mapped: bool,
+    /// Where its allocation was mapped, if it is another process's.
+    mapped: Option<u64>,
 }
 
 impl Reached {
@@ -100,13 +104,13 @@ impl Reached {
         if offered.host != *HOST {
             return Err(DeviceError::Peers("its GPU is on another host".into()));
         }
-        let (address, is_mapped) = if offered.process == *PROCESS {
-            allow(context, offered.context)?;
-            (offered.address, false)
-        } else {
-            (open(offered)?, true)
-        };
-        Ok(Self { context: context.clone(), address, is_mapped })
+        let context = context.clone();
+        if offered.process == *PROCESS {
+            allow(&context, offered.context)?;
+            return Ok(Self { context, address: offered.address, mapped: None });
+        }
+        let mapped = open(offered)?;
+        Ok(Self { context, address: mapped + offered.place, mapped: Some(mapped) })
     }
 }
 
@@ -136,9 +140,11 @@ fn open(offered: &Offered) -> Result<u64, DeviceError> {
 
 impl Drop for Reached {
     fn drop(&mut self) {
-        if self.is_mapped && self.context.bind().is_ok() {
+        if let Some(mapped) = self.mapped
+            && self.context.bind().is_ok()
+        {
             // SAFETY: mapped once, and no kernel uses it any more.
-            let _ = unsafe { sys::cuIpcCloseMemHandle(self.address) };
+            let _ = unsafe { sys::cuIpcCloseMemHandle(mapped) };
         }
     }
 }

@@ -11,6 +11,7 @@ mod attention;
 mod choosing;
 mod images;
 mod loading;
+mod peers;
 mod products;
 mod sequences;
 
