@@ -76,12 +76,12 @@ __device__ __forceinline__ float tree_sum(const float* parts) {
         return __fadd_rn(tree_sum<FIRST, COUNT / 2>(parts), tree_sum<FIRST + COUNT / 2, COUNT - COUNT / 2>(parts));
 }
 
-/// Writes the sums of the numbers that lie `at` bytes into every window.
+/// Writes the sums of the numbers that lie `at` bytes into every one of the `windows`.
 template <int RANKS, class T, int N>
-__device__ __forceinline__ void add_windows(const PeerWindow* own, size_t at, T* values, int numbers) {
+__device__ __forceinline__ void add_windows(const u64* windows, size_t at, T* values, int numbers) {
     const T* of_rank[RANKS];
 #pragma unroll
-    for (int r = 0; r < RANKS; r++) of_rank[r] = reinterpret_cast<const T*>(own->of_rank[r] + at);
+    for (int r = 0; r < RANKS; r++) of_rank[r] = reinterpret_cast<const T*>(windows[r] + at);
     for (int i = int(threadIdx.x) * N; i < numbers; i += int(blockDim.x) * N) {
         Run<N> of[RANKS], sum;
 #pragma unroll
@@ -104,20 +104,20 @@ __device__ __forceinline__ void add_windows(const PeerWindow* own, size_t at, T*
 }
 
 template <class T, int N>
-__device__ __forceinline__ void add_windows(const PeerWindow* own, int ranks, size_t at, T* values, int numbers) {
+__device__ __forceinline__ void add_windows(const u64* windows, int ranks, size_t at, T* values, int numbers) {
     switch (ranks) {
-        case 2: return add_windows<2, T, N>(own, at, values, numbers);
-        case 3: return add_windows<3, T, N>(own, at, values, numbers);
-        case 4: return add_windows<4, T, N>(own, at, values, numbers);
-        case 5: return add_windows<5, T, N>(own, at, values, numbers);
-        case 6: return add_windows<6, T, N>(own, at, values, numbers);
-        case 7: return add_windows<7, T, N>(own, at, values, numbers);
-        case 8: return add_windows<8, T, N>(own, at, values, numbers);
+        case 2: return add_windows<2, T, N>(windows, at, values, numbers);
+        case 3: return add_windows<3, T, N>(windows, at, values, numbers);
+        case 4: return add_windows<4, T, N>(windows, at, values, numbers);
+        case 5: return add_windows<5, T, N>(windows, at, values, numbers);
+        case 6: return add_windows<6, T, N>(windows, at, values, numbers);
+        case 7: return add_windows<7, T, N>(windows, at, values, numbers);
+        case 8: return add_windows<8, T, N>(windows, at, values, numbers);
     }
 }
 
 /// Tells the others of a call, and waits until each has told of it. Whether all have; the threads of a block agree on it.
-__device__ __forceinline__ bool meet_peers(PeerWindow* own, int rank, int ranks, u64 call, u64* stop, u64 limit) {
+__device__ __forceinline__ bool meet_peers(PeerWindow* own, const u64* windows, int rank, int ranks, u64 call, u64* stop, u64 limit) {
     __shared__ u64 missing;
     if (threadIdx.x == 0) missing = 0;
     // All numbers of the block lie in its window.
@@ -125,7 +125,7 @@ __device__ __forceinline__ bool meet_peers(PeerWindow* own, int rank, int ranks,
     bool has_peer = int(threadIdx.x) < ranks && int(threadIdx.x) != rank;
     u64* theirs = nullptr;
     if (has_peer) {
-        theirs = &reinterpret_cast<PeerWindow*>(own->of_rank[threadIdx.x])->told[blockIdx.x][rank];
+        theirs = &reinterpret_cast<PeerWindow*>(windows[threadIdx.x])->told[blockIdx.x][rank];
         store_release(theirs, call);
         if (u64 why = wait_for_peer(own->told[blockIdx.x], int(threadIdx.x), ranks, call, stop, limit)) missing = why;
     }
@@ -142,8 +142,13 @@ __device__ __forceinline__ bool meet_peers(PeerWindow* own, int rank, int ranks,
 template <class T, int N>
 __device__ __forceinline__ void sum_over_ranks(T* values, int n, PeerWindow* own, int rank, int ranks, u64* stop, u64 limit) {
     wait_for_kernels_ahead();
-    __shared__ u64 next;
-    if (threadIdx.x == 0) next = own->is_over ? 0 : own->calls[blockIdx.x] + 1;
+    // All that is to be known of the window comes at once: a trip to memory is a good part of such a sum.
+    __shared__ u64 next, windows[PEERS];
+    if (threadIdx.x < unsigned(ranks)) windows[threadIdx.x] = own->of_rank[threadIdx.x];
+    if (threadIdx.x == 0) {
+        u64 over = own->is_over, last = own->calls[blockIdx.x];
+        next = over ? 0 : last + 1;
+    }
     __syncthreads();
     u64 call = next;
     if (!call) return;
@@ -152,7 +157,7 @@ __device__ __forceinline__ void sum_over_ranks(T* values, int n, PeerWindow* own
     int runs = ceil_div(n, N), each = ceil_div(runs, int(gridDim.x));
     int first = int(blockIdx.x) * each, count = min(each, runs - first);
     size_t at = PEER_NUMBERS + (size_t(call % 2) * PEER_BLOCKS + blockIdx.x) * PEER_BYTES;
-    T* buffer = reinterpret_cast<T*>(own->of_rank[rank] + at);
+    T* buffer = reinterpret_cast<T*>(reinterpret_cast<char*>(own) + at);
     values += size_t(first) * N;
     int numbers = min(count * N, n - first * N);
     for (int i = int(threadIdx.x) * N; i < numbers; i += int(blockDim.x) * N) {
@@ -164,9 +169,9 @@ __device__ __forceinline__ void sum_over_ranks(T* values, int n, PeerWindow* own
             for (int j = i; j < numbers; j++) buffer[j] = values[j];
         }
     }
-    if (!meet_peers(own, rank, ranks, call, stop, limit)) return;
+    if (!meet_peers(own, windows, rank, ranks, call, stop, limit)) return;
     if (threadIdx.x == 0) own->calls[blockIdx.x] = call;
-    add_windows<T, N>(own, ranks, at, values, numbers);
+    add_windows<T, N>(windows, ranks, at, values, numbers);
 }
 
 /// Replaces n `values`, from a multiple of 16 bytes on, by their sum over ranks; `own` is this rank's window. Waits for a peer until

@@ -53,7 +53,7 @@ MUTATIONS = [
     Mutation("peer.cuh", "seen >> PEER_CALL_BITS == call >> PEER_CALL_BITS && seen >= call", "seen >= call", "peer"),
     Mutation("peer.cuh", "seen >= call) return", "u32(seen) >= u32(call)) return", "peer"),
     Mutation("peer.cuh", "    if (has_peer) store_release(theirs, call | PEER_LEFT);\n", "", "peer"),
-    Mutation("peer.cuh", "own->is_over ? 0 : ", "", "peer"),
+    Mutation("peer.cuh", "over ? 0 : ", "", "peer"),
     Mutation("peer.cuh", "if (now - begin > limit) return PEER_IS_LATE;", "", "peer"),
     Mutation("peer.cuh", "if (u64 why = load_acquire(stop)) return why;", "", "peer"),
     Mutation("peer.cuh", "if (load_acquire(told + r) == (call | PEER_LEFT)) return PEER_IS_GONE;", ";", "peer"),
