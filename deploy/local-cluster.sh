@@ -127,7 +127,7 @@ for http in 8080 8180; do
 done
 echo "ready grpc=http://127.0.0.1:7070,http://127.0.0.1:7170 http=http://127.0.0.1:8080,http://127.0.0.1:8180"
 echo "  $tessera status --registry $TESSERA_REGISTRY"
-echo "  $tessera chat --image tests/fixtures/shapes/pictures/00-describe-0.png describe"
+echo "  $tessera chat --image tests/fixtures/shapes/pictures/00-describe-0.png 'What do you see?'"
 
 # Says what ends, and leaves it at that: the rest is to go on without it.
 while :; do
