@@ -7,7 +7,7 @@ use tessera_device::{Device, DeviceError, PeerFailure, PeerOffer, PeerStop};
 use tracing::info;
 
 use crate::ModelError;
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, words};
 
 /// Numbers of a sum by which that is proven.
 const NUMBERS: usize = 32 << 10;
@@ -76,12 +76,9 @@ fn reach<D: Device>(device: &D, rank: usize, offers: &[PeerOffer], limit: Durati
     }
 }
 
-/// All ranks' words in rank order. They travel as the bits of f32, which nobody looks at.
-fn exchange<D: Device>(ranks: &mut Ranks, device: &D, words: &[u32]) -> Result<Vec<u32>, ModelError> {
-    let mut part = device.tensor(1, words.len())?;
-    let bits: Vec<f32> = words.iter().copied().map(f32::from_bits).collect();
-    device.write(&mut part, &bits)?;
-    let whole = ranks.all_gather(device, part)?;
+/// All ranks' words in rank order.
+fn exchange<D: Device>(ranks: &mut Ranks, device: &D, own: &[u32]) -> Result<Vec<u32>, ModelError> {
+    let whole = ranks.all_gather(device, words(device, own.iter().copied())?)?;
     ranks.settle(device)?;
     Ok(whole.into_host(device)?.into_iter().map(f32::to_bits).collect())
 }

@@ -175,11 +175,8 @@ impl Ranks {
         Ok(())
     }
 
-    /// Ids travel as the bits of f32, which nobody looks at.
     fn share_by_device<D: Device>(&mut self, device: &D, tokens: &mut [TokenId]) -> Result<(), ModelError> {
-        let mut ids = device.tensor(1, tokens.len())?;
-        let bits: Vec<f32> = tokens.iter().map(|token| f32::from_bits(token.0)).collect();
-        device.write(&mut ids, &bits)?;
+        let ids = words(device, tokens.iter().map(|token| token.0))?;
         let place = device.slice(&ids).ok_or_else(|| CollectiveError::Device("its memory cannot be shared".into()))?;
         self.collective.broadcast_device(Rank(0), place)?;
         self.settle(device)?;
@@ -268,6 +265,14 @@ impl Reduce for Ranks {
         self.timed(|collective| collective.all_reduce_sum(&mut values))?;
         Ok(device.write(tensor, &values)?)
     }
+}
+
+/// Words on a device, as the bits of f32, which nobody looks at.
+pub(crate) fn words<D: Device>(device: &D, words: impl Iterator<Item = u32>) -> Result<D::Tensor, DeviceError> {
+    let bits: Vec<f32> = words.map(f32::from_bits).collect();
+    let mut tensor = device.tensor(1, bits.len())?;
+    device.write(&mut tensor, &bits)?;
+    Ok(tensor)
 }
 
 /// A failure in words, as collectives pass it on, and as it is.

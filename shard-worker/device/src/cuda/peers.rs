@@ -111,12 +111,6 @@ struct Group {
     stop: Arc<Word>,
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.stop.set(STOPPED);
-    }
-}
-
 impl Peers {
     pub(super) fn new(is_on: bool, context: &Arc<Context>) -> Self {
         Self { is_on, context: context.clone(), state: Mutex::default() }
@@ -125,18 +119,30 @@ impl Peers {
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Ends what waits.
+    fn stop(&self) {
+        self.with(|state| state.group.iter().for_each(|group| group.stop.set(STOPPED)));
+    }
+
+    /// Parts from a group whose kernels have ended.
+    fn part(&self) {
+        self.stop();
+        let group = self.with(|state| state.group.take());
+        if group.is_some() && matches!(self.context.is_idle(), Ok(false)) {
+            warn!(device = self.context.name(), "the GPU is still at work; other GPUs' memory stays mapped");
+            mem::forget(group);
+        }
+    }
 }
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        let State { group, window } = self.with(mem::take);
-        if let Some(group) = group {
-            group.stop.set(STOPPED);
-            // Kernels that have seen it still tell the others.
-            if self.context.settle().is_err() {
-                mem::forget(group);
-            }
-        }
+        self.stop();
+        // Kernels that have seen it still tell the others. A device that fails has ended them.
+        let _ = self.context.settle();
+        self.part();
+        let window = self.with(|state| state.window.take());
         SPARE.lock().unwrap_or_else(PoisonError::into_inner).extend(window);
     }
 }
@@ -245,11 +251,26 @@ impl CudaDevice {
 
     /// See [`crate::Device::part_from_peers`].
     pub(super) fn part_from_windows(&self) {
-        let Some(group) = self.peers.with(|state| state.group.take()) else { return };
-        group.stop.set(STOPPED);
-        if let Ok(false) = self.context.is_idle() {
-            warn!(device = self.context.name(), "the GPU is still at work; other GPUs' memory stays mapped");
-            mem::forget(group);
+        self.peers.part();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_as_the_kernels_have_them() {
+        let kernels = include_str!("../../cuda/kernels/peer.cuh");
+        for (name, value) in [
+            ("int PEERS", RANKS.to_string()),
+            ("int PEER_BLOCKS", BLOCKS.to_string()),
+            ("int PEER_BYTES", format!("{} << 10", BLOCK_BYTES >> 10)),
+            ("int PEER_NUMBERS", format!("{} << 10", NUMBERS_AT >> 10)),
+            ("int PEER_CALL_BITS", CALL_BITS.to_string()),
+            ("u64 PEER_IS_LATE", LATE.to_string()),
+        ] {
+            assert!(kernels.contains(&format!("constexpr {name} = {value};")), "{name} = {value}");
         }
     }
 }
